@@ -1,0 +1,1 @@
+"""Reprise: an OpenAI-compatible caching reverse proxy. Start reading at `gateway.py`."""

@@ -1,0 +1,101 @@
+"""What a response is made of: a head, frames as they came, and, when it has ended well, a whole recording.
+
+Values only: nothing here waits, reads a clock or touches a disk.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Header fields in their order and spelling, duplicates kept."""
+
+Check = Literal["json", "done", "response_completed", "response_incomplete", "finish_reason"]
+"""How a recorded response said that it was finished."""
+
+
+class Head(NamedTuple):
+    """Status line and end-to-end header fields of a response, as the upstream sent them."""
+
+    status: int
+    reason: str
+    headers: Headers
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of a field; `name` in lower case."""
+        return next((value for known, value in self.headers if known.lower() == name), None)
+
+
+class Usage(NamedTuple):
+    """Tokens as the response itself counted them."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """What was asked. No header but those of `cache.vary`, never a credential."""
+
+    method: str
+    path: str
+    """Path and query as sent, from `/v1/` on."""
+    body: bytes
+    """The canonical body, see `key.py`."""
+    vary: tuple[tuple[str, str], ...] = ()
+    """Names in lower case, in the order of `cache.vary`; absent ones left out."""
+    namespace: str = ""
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The length of each frame and when it arrived.
+
+    Times are microseconds from the moment the request had been sent; `head_us` is when the response head arrived.
+    """
+
+    head_us: int
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))
+    arrived_us: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    def frames(self, body: bytes) -> Iterator[tuple[int, bytes]]:
+        """Arrival time in microseconds and bytes of each frame of `body`."""
+        start = 0
+        for length, arrived_us in zip(self.lengths, self.arrived_us, strict=True):
+            yield arrived_us, body[start : start + length]
+            start += length
+
+    @property
+    def duration_us(self) -> int:
+        return self.arrived_us[-1] if self.arrived_us else self.head_us
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A whole response that ended well, and the request that it answers."""
+
+    key: str
+    """64 hexadecimal digits."""
+    recorded_at: float
+    """Unix time in seconds at which the response ended."""
+    request: RecordedRequest
+    head: Head
+    """Of the header fields only those that a replay may carry, see `headers.py`."""
+    body: bytes
+    timeline: Timeline
+    check: Check
+    stream: bool
+    model: str | None = None
+    """The model that was asked for."""
+    usage: Usage | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, near enough to account for it."""
+        return len(self.body) + len(self.request.body) + 12 * len(self.timeline.lengths) + 1024
+
+    def age_s(self, now_s: float) -> int:
+        """Whole seconds since it was recorded; never negative, whatever the clock did."""
+        return max(0, int(now_s - self.recorded_at))
