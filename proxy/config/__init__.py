@@ -1,0 +1,253 @@
+"""Settings: typed and valid, or one readable error that names every mistake.
+
+The rule: whoever holds a `Settings` need not check it again, and nothing is read from the outside but by `load`.
+Durations are seconds and sizes bytes, as in `config/values.py`; a key's meaning for a user is in `config.yaml`, too.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from proxy.config import sources
+from proxy.config.addresses import BaseUrl, Host, Origin, is_host, is_loopback
+from proxy.config.sources import Given, Source
+from proxy.config.values import (
+    ApiKey,
+    Bytes,
+    Connections,
+    Directory,
+    Listed,
+    Pointer,
+    Port,
+    ReplayPace,
+    Retries,
+    Route,
+    Seconds,
+    SomeBytes,
+    SomeSeconds,
+    Text,
+    VaryHeader,
+    size_text,
+)
+from proxy.pace import Pace
+
+_API_KEY = "upstream.api_key"
+_PRIVATE = re.compile(r"[@?]|sk-|bearer", re.IGNORECASE)  # a URL with a password or token, a key in the wrong place
+_LONGEST_QUOTE = 60
+_CACHED_ROUTES = ("chat/completions", "completions", "embeddings", "responses", "moderations")
+
+
+class SettingsError(Exception):
+    """The settings can't be used. Each of `problems` begins with the place to mend; `str` has one a line."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(map(_printable, problems))
+        super().__init__("\n".join(self.problems))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
+class ServerSettings(_Section):
+    """The side that clients see."""
+
+    host: Host = "127.0.0.1"
+    """Where to listen. What is not loopback is refused while strangers would get paid answers; see `load`."""
+    port: Port = 8080
+    """0 picks a free one."""
+    max_body_size: SomeBytes = 64 * 1024**2
+    """A larger request on a cached route gets 413, since it is held in memory; passed-through bodies have no bound."""
+    drain_timeout: Seconds = 30.0
+    """How long SIGTERM waits for streams that are under way; then they are cut off. 0 cuts them off at once."""
+    keepalive_timeout: SomeSeconds = 75.0
+    """An idle connection is closed after it."""
+    read_timeout: SomeSeconds = 60.0
+    """Silence while a request's head or body is read; then it gets 408."""
+    write_timeout: SomeSeconds = 60.0
+    """A client that takes no byte of its answer for so long counts as gone."""
+    cors_origins: Listed[Origin] = ()
+    """Origins whose pages may call the proxy, as browsers spell them, or `*`; preflights are then answered here."""
+
+
+class UpstreamSettings(_Section):
+    """The API that is asked on a miss."""
+
+    base_url: BaseUrl = "https://api.openai.com/v1"
+    """`/v1/X` here is `{base_url}/X` there. No slash at its end, no credentials, no query."""
+    name: Text = ""
+    """What stands for the upstream in the cache key, `base_url` unless given: a name outlives a change of address."""
+    api_key: ApiKey = None
+    """Sent upstream in place of the caller's `Authorization`, so whoever reaches the proxy spends on this key."""
+    connect_timeout: SomeSeconds = 10.0
+    """Dialling, TLS included; then it is tried again."""
+    first_byte_timeout: SomeSeconds = 600.0
+    """From the request sent to the response head; then 504. Long, since a reasoning model may think for minutes."""
+    idle_timeout: SomeSeconds = 300.0
+    """Silence within a body; then the transfer is broken off."""
+    max_connections: Connections = 0
+    """Requests beyond it wait their turn; 0 for no bound."""
+    retries: Retries = 0
+    """Attempts after one that the upstream answered with 408, 429 or 5xx. SDKs retry too, and both multiply."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _named_by_its_address(cls, value: object, info: ValidationInfo) -> object:
+        # A wrong base_url is missing here, and is complained about already.
+        return info.data.get("base_url", "unknown") if value == "" else value
+
+
+class CacheSettings(_Section):
+    """What is recorded, where, and for how long."""
+
+    directory: Directory = Path(".reprise")
+    """Created with mode 0700; a relative one is relative to where the proxy is started."""
+    size_limit: SomeBytes = 1024**3
+    """All recordings on disk; beyond it those stored longest ago go."""
+    max_recording_size: SomeBytes = 16 * 1024**2
+    """One recording, at most `size_limit`; a longer answer still reaches its client whole, and is not recorded."""
+    memory_limit: Bytes = 64 * 1024**2
+    """Recordings kept in memory in front of the disk; 0 for none, and then each hit reads the disk."""
+    ttl: Seconds = 30 * 86400.0
+    """An older recording answers nothing but in `replay` mode; 0 for ever."""
+    mode: Literal["cache", "record", "replay", "passthrough"] = "cache"
+    """`record` answers everything from upstream, `replay` nothing, `passthrough` uses no recordings at all."""
+    scope: Literal["shared", "credential"] = "shared"
+    """`shared` gives each caller what any caller has paid for; `credential` keeps callers apart."""
+    routes: Listed[Route] = tuple(f"/v1/{route}" for route in _CACHED_ROUTES)
+    """The POST routes that are cached; everything else under `/v1/` is passed through."""
+    ignore: Listed[Pointer] = ()
+    """Members of the request body left out of the key: requests that differ in them alone get the same answer."""
+    vary: Listed[VaryHeader] = ("openai-beta",)
+    """Request headers that are part of the key, and stored with the recording."""
+    linger: Seconds = 5.0
+    """How long an answer is read on, and paid for, after its last client has left; 0 cancels it at once."""
+
+    @field_validator("max_recording_size")
+    @classmethod
+    def _fits(cls, value: int, info: ValidationInfo) -> int:
+        limit = info.data.get("size_limit", value)
+        if value > limit:
+            raise ValueError(f"{size_text(value)} is more than cache.size_limit, which is {size_text(limit)}")
+        return value
+
+
+class ReplaySettings(_Section):
+    """How a recording is played."""
+
+    pace: ReplayPace = Pace("instant")
+    """At once, in the recorded rhythm, a multiple of it, or a fixed gap; a request's `X-Reprise-Pace` wins."""
+
+
+class LogSettings(_Section):
+    """What is written to the log."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    """`auto`: coloured on a terminal, JSON lines otherwise."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """From `warning` on, the line for each request is left out."""
+
+
+class Settings(BaseSettings):
+    """All sections. `Settings()` is the defaults, whatever the environment says; `load` reads the rest."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True, hide_input_in_errors=True)
+
+    server: ServerSettings = ServerSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    cache: CacheSettings = CacheSettings()
+    replay: ReplaySettings = ReplaySettings()
+    log: LogSettings = LogSettings()
+
+    def __init__(self, *weaker: PydanticBaseSettingsSource, **sections: _Section) -> None:
+        # pydantic-settings would read the environment and a .env file, too, wherever a Settings is made.
+        super().__init__(_build_sources=((InitSettingsSource(type(self), sections), *weaker), {}))
+
+
+KEYS = tuple(f"{section}.{key}" for section, keys in Settings().model_dump().items() for key in keys)
+"""Every key, as `server.port`."""
+
+
+def load(config: Path | None, overrides: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """Settings from `overrides` (by dotted key; None is not given), else `environ`, else the file, else the defaults.
+
+    The file is `config`, else `$REPRISE_CONFIG`, else `./config.yaml` if there is one. A variable set to nothing counts
+    as unset, and a key without a value as not given.
+
+    Raises:
+        SettingsError: anything is wrong; or `server.host` is not loopback while `cache.scope` is shared or
+            `upstream.api_key` is set, which would give strangers paid answers.
+    """
+    command_line = sources.from_command_line(overrides, KEYS)
+    environment = sources.from_environment(environ, KEYS)
+    file = sources.from_file(config, environ, KEYS)
+    given = file.given | environment.given | command_line.given
+    reference = sources.from_reference(_API_KEY, given, environ)
+    strongest_first = (reference, command_line, environment, file)
+
+    problems = [problem for source in reversed(strongest_first) for problem in source.problems]
+    settings = _validated(strongest_first, given, problems)
+    if file.readable:
+        problems += _exposure(given)
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _validated(strongest_first: Iterable[Source], given: Mapping[str, Given], problems: list[str]) -> Settings | None:
+    try:
+        return Settings(*(InitSettingsSource(Settings, source.nested()) for source in strongest_first))
+    except ValidationError as error:
+        # Not raised from here: a traceback of it would show what is in the settings, keys too.
+        problems += [_sentence(detail, given) for detail in error.errors(include_url=False)]
+        return None
+
+
+def _sentence(detail: ErrorDetails, given: Mapping[str, Given]) -> str:
+    key = ".".join(map(str, detail["loc"][:2]))
+    place = given[key].place if key in given else key
+    context = detail.get("ctx", {})
+    if detail["type"] == "literal_error":
+        reason = "expected " + context["expected"].replace("'", "")
+    else:
+        reason = str(context.get("error", "expected something else"))
+    return f"{place}: {reason}" + (_found(key, detail["input"]) if reason.startswith("expected") else "")
+
+
+def _found(key: str, value: object) -> str:
+    if key == _API_KEY or (isinstance(value, str) and _PRIVATE.search(value)):
+        return ""
+    match value:
+        case None:
+            return ", got nothing"
+        case list():
+            return ", got a list"
+        case dict():
+            return ", got a mapping"
+        case _ if len(str(value)) > _LONGEST_QUOTE:
+            return f", got {str(value)[:_LONGEST_QUOTE]!r} and so on"
+        case _:
+            return f", got {value!r}"
+
+
+def _exposure(given: Mapping[str, Given]) -> Iterator[str]:
+    """Judged by what was given, valid or not, so that it is reported together with all other mistakes."""
+    place, host = given.get("server.host", Given("", None))
+    _, scope = given.get("cache.scope", Given("", "shared"))
+    reasons = ["cache.scope is shared"] * (scope == "shared") + ["upstream.api_key is set"] * (_API_KEY in given)
+    if reasons and isinstance(host, str) and is_host(host) and not is_loopback(host):
+        yield (
+            f"{place}: {host} is not a loopback address, and {' and '.join(reasons)}: strangers would get paid "
+            "answers; listen on 127.0.0.1, or set cache.scope: credential and no upstream.api_key, "
+            "so that every caller is known by a credential of its own"
+        )
+
+
+def _printable(problem: str) -> str:
+    """A line stays one line, and a terminal does nothing but show it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in problem)
