@@ -1,0 +1,57 @@
+"""From an answer that has ended to a recording of it, or to the reason why there is none.
+
+The rule: it is looked at once, as a whole, and recorded as it came.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from proxy import headers, sse
+from proxy.question import Question
+from proxy.recording import Check, Head, Recording, Timeline, Usage
+from proxy.sse import Ending
+
+
+class Take(NamedTuple):
+    """An answer as it came, with the moments of its parts on one clock, in seconds."""
+
+    sent_s: float
+    """When its request was sent."""
+    head_s: float
+    head: Head
+    frames: Sequence[bytes]
+    arrived_s: Sequence[float]
+    body: bytes
+    """The frames in one piece."""
+
+    def timeline(self) -> Timeline:
+        return Timeline(
+            head_us=self._since_sent_us(self.head_s),
+            lengths=array("I", map(len, self.frames)),
+            arrived_us=array("Q", map(self._since_sent_us, self.arrived_s)),
+        )
+
+    def _since_sent_us(self, moment_s: float) -> int:
+        return max(0, int((moment_s - self.sent_s) * 1e6))
+
+
+def judge(body: bytes, question: Question) -> Ending:
+    """Whether this is the whole answer to the question, and how it says so."""
+    return sse.stream_ending(body, question.choices_expected) if question.stream else sse.plain_ending(body)
+
+
+def record(question: Question, take: Take, check: Check, usage: Usage | None, *, now_s: float) -> Recording:
+    """The recording of an answer that was judged to be whole; `now_s` is Unix time."""
+    return Recording(
+        key=question.key,
+        recorded_at=now_s,
+        request=question.request,
+        head=take.head._replace(headers=headers.for_recording(take.head.headers)),
+        body=take.body,
+        timeline=take.timeline(),
+        check=check,
+        stream=question.stream,
+        model=question.model,
+        usage=usage,
+    )
