@@ -1,0 +1,174 @@
+"""The metadata section of an entry: all of a recording but its bodies and its timeline, as JSON.
+
+The rule: it is read as if an enemy had written it. What is not of the right kind, or could not be sent as it is, is
+`Damaged`; what comes out of here needs no second look.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Self, TypeVar, get_args
+
+from proxy.headers import for_recording
+from proxy.recording import Check, Head, Headers, RecordedRequest, Recording, Timeline, Usage
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 section 5.5
+_REASON = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9112 section 4
+_STATUSES = range(200, 600)
+_COUNTS = range(2**63)
+_LATEST_S = 2.0**40  # a Unix time in the far future, that still is a number to reckon with
+
+_T = TypeVar("_T")
+
+
+class Damaged(Exception):
+    """These bytes are no entry, not the entry asked for, or not what was written. The message is the reason."""
+
+
+def dump(recording: Recording) -> bytes:
+    """The metadata of a recording, in ASCII."""
+    request, head = recording.request, recording.head
+    facts = {
+        "key": recording.key,
+        "recorded_at": float(recording.recorded_at),
+        "method": request.method,
+        "path": request.path,
+        "vary": request.vary,
+        "namespace": request.namespace,
+        "sample": request.sample,
+        "status": head.status,
+        "reason": head.reason,
+        # Header fields are bytes, in no character set; in latin-1 each byte is a character.
+        "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers],
+        "head_us": recording.timeline.head_us,
+        "check": recording.check,
+        "stream": recording.stream,
+        "model": recording.model,
+        "usage": recording.usage,
+    }
+    # Not orjson: a path may hold bytes that are no UTF-8, which arrive here as lone surrogates.
+    return json.dumps(facts, separators=(",", ":")).encode("ascii")
+
+
+class Metadata:
+    """What `dump` wrote, each fact checked as it is taken out."""
+
+    def __init__(self, facts: dict[str, object]) -> None:
+        self._facts = facts
+
+    @classmethod
+    def parse(cls, data: bytes, key: str) -> Self:
+        """Read the metadata of the recording of that key.
+
+        Raises:
+            Damaged: it is no metadata, or that of another key.
+        """
+        try:
+            facts = json.loads(data.decode("ascii"))
+        except (ValueError, RecursionError) as error:
+            raise Damaged("its metadata is not JSON") from error
+        if not isinstance(facts, dict):
+            raise Damaged("its metadata is no object")
+        if facts.get("key") != key or not _KEY.fullmatch(key):
+            raise Damaged("it is the entry of another key")
+        return cls(facts)
+
+    @property
+    def head_us(self) -> int:
+        """When the response head arrived, see `Timeline`."""
+        return self._count("head_us")
+
+    def recording(self, request_body: bytes, body: bytes, timeline: Timeline) -> Recording:
+        """The whole recording.
+
+        Raises:
+            Damaged: a fact is missing, is of the wrong kind, or could not be sent.
+        """
+        return Recording(
+            key=self._text("key"),
+            recorded_at=self._recorded_at(),
+            request=self._request(request_body),
+            head=self._head(),
+            body=body,
+            timeline=timeline,
+            check=self._check(),
+            stream=self._fact("stream", bool),
+            model=None if self._facts.get("model") is None else self._text("model"),
+            usage=self._usage(),
+        )
+
+    def _recorded_at(self) -> float:
+        recorded_at = self._fact("recorded_at", float)
+        if not 0 <= recorded_at < _LATEST_S:
+            raise Damaged("its recorded_at is no time")
+        return recorded_at
+
+    def _request(self, body: bytes) -> RecordedRequest:
+        return RecordedRequest(
+            method=self._text("method"),
+            path=self._text("path"),
+            body=body,
+            vary=self._pairs("vary"),
+            namespace=self._text("namespace"),
+            sample=self._count("sample"),
+        )
+
+    def _head(self) -> Head:
+        status, reason = self._count("status"), self._text("reason")
+        if status not in _STATUSES or not _REASON.fullmatch(reason):
+            raise Damaged("its status line can't be sent")
+        return Head(status, reason, _headers(self._pairs("headers")))
+
+    def _check(self) -> Check:
+        check: Check
+        for check in get_args(Check):
+            if check == self._facts.get("check"):
+                return check
+        raise Damaged("its check is none that we know")
+
+    def _usage(self) -> Usage | None:
+        match self._facts.get("usage"):
+            case None:
+                return None
+            case [int(read), int(written)] if read in _COUNTS and written in _COUNTS:
+                return Usage(read, written)
+        raise Damaged("its usage is not two counts")
+
+    def _pairs(self, name: str) -> tuple[tuple[str, str], ...]:
+        return tuple(_pair(name, item) for item in self._fact(name, list))
+
+    def _text(self, name: str) -> str:
+        return self._fact(name, str)
+
+    def _count(self, name: str) -> int:
+        number = self._fact(name, int)
+        if number not in _COUNTS:
+            raise Damaged(f"its {name} is out of range")
+        return number
+
+    def _fact(self, name: str, kind: type[_T]) -> _T:
+        value = self._facts.get(name)
+        if isinstance(value, kind) and type(value) is kind:  # a bool is an int, but not here
+            return value
+        raise Damaged(f"its {name} is no {kind.__name__}")
+
+
+def _pair(name: str, item: object) -> tuple[str, str]:
+    match item:
+        case [str(first), str(second)]:
+            return first, second
+    raise Damaged(f"its {name} is no list of pairs")
+
+
+def _headers(pairs: Iterable[tuple[str, str]]) -> Headers:
+    # This goes out as header lines: nothing in it may end a line, or be a field that steers the transfer.
+    try:
+        headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs)
+    except UnicodeEncodeError as error:
+        raise Damaged("a header field of it is not made of bytes") from error
+    if for_recording(headers) != headers:
+        raise Damaged("it has a header field that no recording may keep")
+    if not all(_FIELD_VALUE.fullmatch(value) for _, value in headers):
+        raise Damaged("a header field of it can't be sent")
+    return headers

@@ -1,0 +1,124 @@
+"""What a listing shows of a recording without reading it.
+
+The rule: every text in it is one line that a terminal can show, whatever the request had in it.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import orjson
+
+from proxy.recording import Recording
+from proxy.store.metadata import Damaged
+
+_NAME_CHARACTERS = 250
+_PROMPT_CHARACTERS = 80
+_LONGEST_READ_BYTES = 4 * 1024 * 1024  # parsing more holds up everything else for longer than a stream should wait
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A recording in a few hundred bytes."""
+
+    key: str
+    recorded_at: float
+    """Unix time in seconds."""
+    method: str
+    path: str
+    model: str | None
+    stream: bool
+    status: int
+    body_bytes: int
+    frames: int
+    duration_s: float
+    """From the moment the request had been sent to the last frame."""
+    input_tokens: int | None
+    output_tokens: int | None
+    namespace: str
+    sample: int
+    prompt: str
+    """The beginning of what was asked, to recognise it by; empty where nothing can be shown."""
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read what `to_json` wrote; members of a later version are left out.
+
+        Raises:
+            Damaged: it is something else.
+        """
+        try:
+            members = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise Damaged("its summary is not JSON") from error
+        if not isinstance(members, dict):
+            raise Damaged("its summary is no object")
+        return cls(**{name: _checked(name, kind, members.get(name)) for name, kind in _KINDS.items()})
+
+
+_KINDS: dict[str, Any] = {field.name: field.type for field in fields(Summary)}
+
+
+def _checked(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a field of a dataclass has any type
+    if not isinstance(value, kind):
+        raise Damaged(f"its summary has no {name}")
+    return _line(value) if isinstance(value, str) else value
+
+
+def summary(recording: Recording) -> Summary:
+    """Sum up a recording."""
+    request, usage = recording.request, recording.usage
+    return Summary(
+        key=recording.key,
+        recorded_at=float(recording.recorded_at),
+        method=_line(request.method),
+        path=_line(request.path),
+        model=None if recording.model is None else _line(recording.model),
+        stream=recording.stream,
+        status=recording.head.status,
+        body_bytes=len(recording.body),
+        frames=len(recording.timeline.lengths),
+        duration_s=recording.timeline.duration_us / 1e6,
+        input_tokens=usage and usage.input_tokens,
+        output_tokens=usage and usage.output_tokens,
+        namespace=_line(request.namespace),
+        sample=request.sample,
+        prompt=_line(_asked(request.body), _PROMPT_CHARACTERS),
+    )
+
+
+def _line(text: str, characters: int = _NAME_CHARACTERS) -> str:
+    """The beginning of a text on one line, without anything that could steer a terminal."""
+    beginning = text[: 4 * characters]
+    if not beginning.isprintable():
+        beginning = "".join(c if c.isprintable() else " " for c in beginning)
+    return " ".join(beginning.split())[:characters]
+
+
+def _asked(body: bytes) -> str:
+    """The last thing that the user said, of a request of any cached route."""
+    if len(body) > _LONGEST_READ_BYTES:
+        return ""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(asked, dict):
+        return ""
+    said = asked.get("messages") or asked.get("input") or asked.get("prompt")
+    turns = said if isinstance(said, list) else [said]
+    return next((text for turn in reversed(turns) if (text := _text_of(turn))), "")
+
+
+def _text_of(turn: object) -> str:
+    """The first text in a message, in an item of `input`, or in a prompt; none if somebody else than the user spoke."""
+    if not isinstance(turn, dict):
+        return turn if isinstance(turn, str) else ""
+    if turn.get("role", "user") != "user":
+        return ""
+    content = turn.get("content", turn.get("text"))
+    parts = content if isinstance(content, list) else [content]
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return next((text for text in texts if isinstance(text, str) and text), "")

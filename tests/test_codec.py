@@ -1,0 +1,363 @@
+"""An entry of the store is read back whole and unharmed, or it is damaged: nothing in between, and nothing else."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.recording import Head, Recording
+from proxy.store import codec, metadata
+from proxy.store.codec import LARGEST_BYTES, Damaged, Summary, UnknownVersion, decode, encode, summary
+from tests.recordings import chat, key_of, recording, recordings, timeline
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COMPRESSED = recording("one", [b"data: {}\n\n"] * 20)
+PLAIN = recording("two", [bytes(range(7))])
+
+
+def forge(
+    one: Recording,
+    facts: dict[str, Any] | None = None,
+    *,
+    text: bytes | None = None,
+    stored: bytes | None = None,
+    **lengths: Any,
+) -> bytes:
+    """An entry with a checksum that is right, made by somebody who knows the format and means no good."""
+    entry = encode(one)
+    layout = codec._Layout._make(codec._LAYOUT.unpack_from(entry))
+    stored_at = codec._HEADER_BYTES + layout.metadata_bytes
+    if text is None:
+        text = json.dumps(json.loads(entry[codec._HEADER_BYTES : stored_at]) | (facts or {})).encode()
+    stored = entry[stored_at:] if stored is None else stored
+    layout = layout._replace(metadata_bytes=len(text), stored_bytes=len(stored))._replace(**lengths)
+    packed = codec._LAYOUT.pack(*layout)
+    return packed + codec._digest(packed, text, stored) + text + stored
+
+
+def payload_of(one: Recording) -> bytes:
+    return b"".join((one.request.body, one.body, codec._packed(one.timeline)))
+
+
+@given(recordings())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_what_is_decoded_is_what_was_encoded(one: Recording) -> None:
+    """Any recording comes back as it was: bytes, times, header fields in no character set, paths in no UTF-8."""
+    entry = encode(one)
+
+    assert decode(entry, one.key) == one
+
+
+def test_frames_that_are_far_apart_keep_their_times() -> None:
+    """A timeline is good for gaps that no 32 bits hold, and for none at all."""
+    frames = [b"a", b"", b"b"]
+    slow = replace(recording(frames=frames), timeline=timeline(map(len, frames), (0, 2**33, 2**63)))
+
+    assert decode(encode(slow), slow.key).timeline == slow.timeline
+
+
+def test_compression_is_used_where_it_pays() -> None:
+    """An event stream shrinks to a fraction; what does not shrink is kept as it is, without a byte to spare."""
+    stream = recording(frames=[b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'] * 500)
+    noise = replace(PLAIN, body=(body := bytes.fromhex(key_of("noise"))), timeline=timeline([len(body)], [1]))
+
+    assert len(encode(stream)) * 10 < len(stream.body)
+    assert encode(noise)[codec._HEADER_BYTES + len(metadata.dump(noise)) :] == payload_of(noise)
+
+
+@pytest.mark.parametrize("one", [COMPRESSED, PLAIN], ids=["compressed", "plain"])
+@pytest.mark.parametrize("flip", [0xFF, 0x01, 0x80])
+def test_a_flip_at_any_byte_is_found(one: Recording, flip: int) -> None:
+    """No bit of an entry can change unnoticed, be it in the header, the metadata or the payload."""
+    entry = encode(one)
+
+    for place in range(len(entry)):
+        harmed = bytearray(entry)
+        harmed[place] ^= flip
+        with pytest.raises(Damaged):
+            decode(bytes(harmed), one.key)
+
+
+@pytest.mark.parametrize("one", [COMPRESSED, PLAIN], ids=["compressed", "plain"])
+def test_a_cut_at_any_byte_is_found(one: Recording) -> None:
+    """An entry that lost its end, or has more of it than it should, is damaged."""
+    entry = encode(one)
+
+    for length in range(len(entry)):
+        with pytest.raises(Damaged):
+            decode(entry[:length], one.key)
+    for more in (b"\0", entry):
+        with pytest.raises(Damaged):
+            decode(entry + more, one.key)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_noise_is_damaged_and_nothing_worse(noise: bytes) -> None:
+    """Whatever lies in the store, decoding fails in the one way that its caller expects."""
+    with pytest.raises(Damaged):
+        decode(noise, key_of("one"))
+    with pytest.raises(Damaged):
+        decode(encode(PLAIN)[:8] + noise, PLAIN.key)
+
+
+def test_the_entry_of_another_key_is_damaged() -> None:
+    """An entry that was moved to another key answers nothing there."""
+    with pytest.raises(Damaged, match="another key"):
+        decode(encode(PLAIN), key_of("elsewhere"))
+    with pytest.raises(Damaged, match="another key"):
+        decode(encode(replace(PLAIN, key="../../etc")), "../../etc")
+
+
+def test_an_entry_of_another_version_is_told_apart() -> None:
+    """It may be whole, only not for us."""
+    with pytest.raises(UnknownVersion, match="version 2"):
+        decode(forge(PLAIN, version=2), PLAIN.key)
+
+
+def test_a_forged_entry_with_nothing_forged_is_read() -> None:
+    """The tests below prove something only if a forger's checksum is a right one."""
+    assert decode(forge(COMPRESSED), COMPRESSED.key) == COMPRESSED
+    assert decode(forge(PLAIN), PLAIN.key) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"headers": [["content-type", "text/plain\r\nSet-Cookie: a=b"]]},
+        {"headers": [["content-type", "text/plain\n"]]},
+        {"headers": [["content-type", "a\0b"]]},
+        {"headers": [["content-type", "\x1b[2J"]]},
+        {"headers": [["content-type\n", "a"]]},
+        {"headers": [["content-type", "\u20ac"]]},
+        {"headers": [["", "a"]]},
+        {"headers": [["content-type:", "a"]]},
+        {"headers": [["Transfer-Encoding", "chunked"]]},
+        {"headers": [["Set-Cookie", "a=b"]]},
+        {"headers": [["content-type"]]},
+        {"headers": {"content-type": "a"}},
+        {"reason": "OK\r\nSet-Cookie: a=b"},
+        {"reason": None},
+        {"status": 99},
+        {"status": 101},
+        {"status": "200"},
+        {"status": True},
+        {"recorded_at": float("nan")},
+        {"recorded_at": float("inf")},
+        {"recorded_at": -1.0},
+        {"recorded_at": 1e300},
+        {"recorded_at": "now"},
+        {"head_us": -1},
+        {"head_us": 10**40},
+        {"sample": 1.5},
+        {"sample": True},
+        {"vary": [["a", 1]]},
+        {"vary": "ab"},
+        {"path": None},
+        {"method": 1},
+        {"namespace": []},
+        {"check": "surely"},
+        {"check": ["done"]},
+        {"stream": 1},
+        {"model": 1},
+        {"usage": [1]},
+        {"usage": [1, -2]},
+        {"usage": [1, 2**80]},
+        {"usage": {"input_tokens": 1}},
+        {"key": None},
+    ],
+    ids=str,
+)
+def test_a_forged_fact_is_damaged(facts: dict[str, Any]) -> None:
+    """What could end a header line, steer the transfer or upset whoever reckons with it never leaves the codec."""
+    with pytest.raises(Damaged):
+        decode(forge(PLAIN, facts), PLAIN.key)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"key":' + b"9" * 5000 + b"}"], ids=repr
+)
+def test_forged_metadata_is_damaged(text: bytes) -> None:
+    """Metadata that is no JSON object is damage, however it tries to overstrain the parser."""
+    with pytest.raises(Damaged):
+        decode(forge(PLAIN, text=text), PLAIN.key)
+
+
+_json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(json.loads(metadata.dump(PLAIN)))), _json_values)
+@settings(max_examples=200, deadline=None)
+def test_any_forged_fact_is_taken_or_damaged(name: str, value: object) -> None:
+    """Whatever stands for a fact, there is a recording that can be encoded again, or the one error."""
+    try:
+        one = decode(forge(PLAIN, {name: value}), PLAIN.key)
+    except Damaged:
+        return
+    assert decode(encode(one), one.key) == one
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pytest.param(lambda: forge(PLAIN, flags=2), id="unknown flag"),
+        pytest.param(lambda: forge(PLAIN, response_bytes=LARGEST_BYTES), id="states more than an entry may hold"),
+        pytest.param(lambda: forge(COMPRESSED, frames=2**32 - 1), id="states frames without end"),
+        pytest.param(lambda: forge(COMPRESSED, stored_bytes=7), id="stored bytes not as many as stated"),
+        pytest.param(lambda: forge(PLAIN, response_bytes=6), id="payload longer than stated"),
+        pytest.param(lambda: forge(PLAIN, response_bytes=8), id="payload shorter than stated"),
+        pytest.param(lambda: forge(COMPRESSED, response_bytes=1), id="frame holds more than stated"),
+        pytest.param(lambda: forge(COMPRESSED, response_bytes=1000), id="frame holds less than stated"),
+        pytest.param(lambda: forge(COMPRESSED, stored=zstd.compress(bytes(2**28))), id="bomb"),
+        pytest.param(lambda: forge(COMPRESSED, stored=zstd.compress(payload_of(COMPRESSED)) + b"x"), id="a tail"),
+        pytest.param(lambda: forge(COMPRESSED, stored=zstd.compress(payload_of(COMPRESSED))[:-3]), id="a cut frame"),
+        pytest.param(lambda: forge(COMPRESSED, stored=payload_of(COMPRESSED)), id="not compressed at all"),
+        pytest.param(
+            lambda: forge(PLAIN, request_bytes=len(PLAIN.request.body) + 1, response_bytes=6),
+            id="frames beside the body",
+        ),
+        pytest.param(
+            lambda: forge(PLAIN, stored=payload_of(PLAIN)[:-8] + bytes([0] * 7 + [0x80])), id="a frame before the start"
+        ),
+    ],
+)
+def test_forged_lengths_and_payloads_are_damaged(forged: Callable[[], bytes]) -> None:
+    """Lengths that lie, payloads that are not what they should be, and little that would become a lot."""
+    one = PLAIN if decode_key(entry := forged()) == PLAIN.key else COMPRESSED
+
+    with pytest.raises(Damaged):
+        decode(entry, one.key)
+
+
+def decode_key(entry: bytes) -> str:
+    layout = codec._Layout._make(codec._LAYOUT.unpack_from(entry))
+    facts = json.loads(entry[codec._HEADER_BYTES : codec._HEADER_BYTES + layout.metadata_bytes])
+    return str(facts["key"])
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """Of a frame that holds more than was stated, no more is unpacked than was stated, and one byte."""
+    bomb = zstd.compress(bytes(2**28))
+
+    with pytest.raises(Damaged, match="not one whole"):
+        codec._decompressed(bomb, 1000)
+
+
+def test_an_entry_that_states_too_much_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However right the rest of it is, nobody makes us take more memory than an entry may."""
+    entry = encode(COMPRESSED)
+    monkeypatch.setattr(codec, "LARGEST_BYTES", 100)
+
+    with pytest.raises(Damaged, match="makes no sense"):
+        decode(entry, COMPRESSED.key)
+
+
+def test_a_recording_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be read back is not written."""
+    monkeypatch.setattr(codec, "LARGEST_BYTES", 100)
+
+    with pytest.raises(ValueError, match="more than an entry may hold"):
+        encode(COMPRESSED)
+
+
+def test_a_summary_says_what_a_listing_shows() -> None:
+    """All of it is there without the body."""
+    assert summary(recording("one", prompt="Say  hello\\n\\tto\\u001b[31m me")) == Summary(
+        key=key_of("one"),
+        recorded_at=1_700_000_000.25,
+        method="POST",
+        path="/v1/chat/completions",
+        model="gpt-4o-mini",
+        stream=True,
+        status=200,
+        body_bytes=87,
+        frames=3,
+        duration_s=0.29,
+        input_tokens=9,
+        output_tokens=2,
+        namespace="tests",
+        sample=2,
+        prompt="Say hello to [31m me",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        (b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}', "a"),
+        (
+            b'{"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"},{"role":"tool","content":"c"}]}',
+            "b",
+        ),
+        (b'{"messages":[{"role":"user","content":[{"type":"image_url"},{"type":"text","text":"look"}]}]}', "look"),
+        (b'{"messages":[{"role":"system","content":"be brief"}]}', ""),
+        (b'{"input":"embed me"}', "embed me"),
+        (b'{"input":["one","two"]}', "two"),
+        (b'{"input":[[1,2],[3]]}', ""),
+        (b'{"input":[{"type":"text","text":"judge me"}]}', "judge me"),
+        (b'{"input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]},{"type":"reasoning"}]}', "hi"),
+        (b'{"prompt":"Once upon"}', "Once upon"),
+        (b'{"prompt":[1,2]}', ""),
+        (b'{"messages":[{"role":"user","content":null}]}', ""),
+        (b'{"messages":{"role":"user"}}', ""),
+        (b"{}", ""),
+        (b"[]", ""),
+        (b"not JSON", ""),
+        (chat("x" * 500), "x" * 80),
+        (chat("\u4f60\u597d " * 60), ("\u4f60\u597d " * 60)[:80]),
+        (chat("\u202ea\u2028b\u00ad"), "a b"),
+        (chat("x" * 5_000_000), ""),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_prompt_is_recognised(body: bytes, prompt: str) -> None:
+    """The last words of the user stand for the request, on one line, on every route."""
+    one = recording()
+
+    assert summary(replace(one, request=replace(one.request, body=body))).prompt == prompt
+
+
+@given(recordings())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_summary_of_anything_can_be_written_read_and_shown(one: Recording) -> None:
+    """It survives its JSON, and no text in it can steer a terminal or break a line."""
+    first = summary(one)
+
+    assert Summary.from_json(first.to_json()) == first
+    assert all(text.isprintable() for text in (first.path, first.model or "", first.namespace, first.prompt))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"[]", b"{}", b"null", summary(PLAIN).to_json().replace(b"200", b'"200"')], ids=repr
+)
+def test_what_is_no_summary_is_damaged(data: bytes) -> None:
+    """A listing passes over it."""
+    with pytest.raises(Damaged):
+        Summary.from_json(data)
+
+
+def test_a_planted_summary_can_not_steer_a_terminal() -> None:
+    """What is read is cleaned as what is written."""
+    planted = summary(PLAIN).to_json().replace(b"Say hello", b"\\u001b]0;gotcha\\u0007")
+
+    assert Summary.from_json(planted).prompt == "]0;gotcha"
+
+
+def test_a_status_line_keeps_its_spelling() -> None:
+    """A reason phrase may be empty, and may hold bytes that are no ASCII."""
+    one = replace(PLAIN, head=Head(200, "", ()))
+
+    assert decode(encode(one), one.key).head == one.head

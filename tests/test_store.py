@@ -1,0 +1,421 @@
+"""The store: what was kept is found, whole; what is wrong with the disk costs a recording and breaks nothing."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from proxy import store as store_module
+from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE, STORE_FAILED, STORE_RECOVERED, TieredStore
+from proxy.store.codec import encode
+from proxy.store.disk import Shelf, UnusableDirectory
+from tests.recordings import key_of, recording, sized
+from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, plant, put
+
+PATIENCE_S = 20.0
+
+OpenStore = Callable[..., Awaitable[TieredStore]]
+Logged = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def shelf(directory: Path) -> Iterator[Shelf]:
+    with closing(Shelf.open(directory, 100 * MIB)) as shelf:
+        yield shelf
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
+    """What the store has logged of one event."""
+    capture = LogCapture()
+    monkeypatch.setattr(store_module, "log", structlog.wrap_logger(None, processors=[capture]))
+    return lambda event: [dict(entry) for entry in capture.entries if entry["event"] == event]
+
+
+@pytest.fixture
+async def open_store(directory: Path) -> AsyncIterator[OpenStore]:
+    """A function that opens a store, which leaves neither a task nor a thread when it is closed."""
+    opened: list[TieredStore] = []
+    before = asyncio.all_tasks()
+
+    async def open_one(memory_limit_bytes: int = MIB, shelf: Shelf | None = None) -> TieredStore:
+        if shelf is not None:
+            opened.append(TieredStore(shelf, memory_limit_bytes))
+        else:
+            limits = {"size_limit_bytes": 100 * MIB, "memory_limit_bytes": memory_limit_bytes}
+            opened.append(await TieredStore.open(directory, **limits))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        await store.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("store-")]
+    assert not [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]
+
+
+class HeldShelf(Shelf):
+    """A shelf whose threads wait where a slow disk would make them wait, until they are let go."""
+
+    def hold(self) -> None:
+        self.gets = self.puts = 0
+        self.reading, self.may_read = threading.Event(), threading.Event()
+        self.may_write = threading.Event()
+        self.may_write.set()
+
+    def get(self, key: str) -> bytes | None:
+        entry = super().get(key)
+        self.gets += 1
+        self.reading.set()
+        assert self.may_read.wait(PATIENCE_S)
+        return entry
+
+    def put(self, key: str, entry: bytes, summary: bytes) -> None:
+        self.puts += 1
+        assert self.may_write.wait(PATIENCE_S)
+        super().put(key, entry, summary)
+
+
+@pytest.fixture
+def held(directory: Path) -> Iterator[HeldShelf]:
+    with closing(HeldShelf.open(directory, 100 * MIB)) as shelf:
+        shelf.hold()
+        yield shelf
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until something has come about."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - a thread or another process brings it about
+            await asyncio.sleep(0.001)
+
+
+async def test_what_is_kept_is_recalled_at_once_and_fetched_later(open_store: OpenStore) -> None:
+    """By the one that kept it without waiting, by another one from disk."""
+    one = recording("one")
+    store = await open_store()
+
+    assert store.recall(one.key) is None
+    assert await store.fetch(one.key) is None
+    assert store.keep(one)
+    assert store.recall(one.key) is one
+    await store.close()
+
+    again = await open_store()
+    assert again.recall(one.key) is None
+    assert await again.fetch(one.key) == one
+    assert again.recall(one.key) == one
+
+
+async def test_a_key_is_never_in_neither_place(held: HeldShelf, open_store: OpenStore) -> None:
+    """Without a memory tier a recording is recalled until the disk has it, and fetched from then on."""
+    held.may_read.set()
+    held.may_write.clear()
+    store = await open_store(0, held)
+    one = recording("one")
+
+    assert store.keep(one)
+    await asyncio.sleep(0)
+    assert store.recall(one.key) is one
+    held.may_write.set()
+    await until(lambda: store.recall(one.key) is None)
+
+    assert await store.fetch(one.key) == one
+    assert store.recall(one.key) is None
+
+
+async def test_the_least_recently_used_give_way_in_memory(open_store: OpenStore) -> None:
+    """By their size in bytes; one that is larger than the limit drives nobody out."""
+    store = await open_store(10_000)
+    for name in ("a", "b", "c"):
+        assert store.keep(sized(name, 3000))
+    await until(lambda: not store._waiting)
+    assert store.recall(key_of("a"))
+
+    assert store.keep(sized("d", 3000))
+    assert store.keep(sized("large", 10_001))
+    await until(lambda: not store._waiting)
+
+    assert [name for name in ("a", "b", "c", "d", "large") if store.recall(key_of(name))] == ["a", "c", "d"]
+    assert await store.fetch(key_of("large")) == sized("large", 10_001)
+    assert store.recall(key_of("a"))
+
+
+async def test_a_recording_replaces_its_forerunner_in_memory(open_store: OpenStore) -> None:
+    """Also where it is too large to stay there itself; the forerunner does not come back."""
+    store = await open_store(10_000)
+    assert store.keep(sized("one", 2000))
+    await until(lambda: not store._waiting)
+
+    assert store.keep(later := sized("one", 20_000))
+    assert store.recall(key_of("one")) is later
+    await until(lambda: not store._waiting)
+
+    assert store.recall(key_of("one")) is None
+    assert await store.fetch(key_of("one")) == later
+
+
+async def test_those_who_fetch_one_key_share_one_read(held: HeldShelf, open_store: OpenStore) -> None:
+    """And one of them that leaves takes nothing away from the others."""
+    put(held, one := recording("one"))
+    store = await open_store(MIB, held)
+
+    fetches = [asyncio.create_task(store.fetch(one.key)) for _ in range(5)]
+    await until(held.reading.is_set)
+    fetches[0].cancel()
+    held.may_read.set()
+
+    assert await asyncio.gather(*fetches[1:]) == [one] * 4
+    assert fetches[0].cancelled()
+    assert held.gets == 1
+
+
+async def test_what_is_read_too_late_does_not_stay(held: HeldShelf, open_store: OpenStore) -> None:
+    """A recording that was read from disk while a newer one was kept may not enter the memory tier."""
+    put(held, sized("one", 2000))
+    store = await open_store(10_000, held)
+    fetch = asyncio.create_task(store.fetch(key_of("one")))
+    await until(held.reading.is_set)
+
+    assert store.keep(later := sized("one", 20_000))
+    await until(lambda: not store._waiting)
+    held.may_read.set()
+    await fetch
+
+    assert store.recall(key_of("one")) is None
+    assert await store.fetch(key_of("one")) == later
+
+
+async def test_a_damaged_recording_is_a_miss_once(
+    directory: Path, shelf: Shelf, open_store: OpenStore, logged: Logged
+) -> None:
+    """It is removed, and the log says which one it was and what was wrong with it."""
+    put(shelf, one := recording("one"))
+    plant(directory, "UPDATE Cache SET value = substr(value, 1, 200)")
+    store = await open_store()
+
+    assert [await store.fetch(one.key) for _ in range(3)] == [None] * 3
+
+    (entry,) = logged(RECORDING_DAMAGED)
+    assert (entry["log_level"], entry["key"]) == ("warning", one.key)
+    assert entry["reason"] == "it is not as long as it says"
+    assert shelf.count == 0
+
+
+async def test_a_recording_of_another_version_is_a_miss_and_stays(
+    shelf: Shelf, open_store: OpenStore, logged: Logged
+) -> None:
+    """It may be of use to the program that wrote it."""
+    entry = bytearray(encode(recording("one")))
+    entry[9] = 2
+    shelf.put(key_of("one"), bytes(entry), b"{}")
+    store = await open_store()
+
+    assert await store.fetch(key_of("one")) is None
+
+    assert len(logged(RECORDING_UNREADABLE)) == 1
+    assert shelf.get(key_of("one")) == bytes(entry)
+
+
+async def test_a_writer_that_is_stuck_holds_up_nobody(directory: Path, open_store: OpenStore, logged: Logged) -> None:
+    """While another process holds the lock, hits go on, and so does the loop; the log says it once for each."""
+    store = await open_store(0)
+    assert store.keep(one := recording("one"))
+    await until(lambda: not store._waiting)
+
+    with another_process(HOLD_THE_LOCK, directory / "cache.db"):
+        assert store.keep(recording("two"))
+        assert await store.fetch(one.key) == one
+        assert store.recall(key_of("two")), "the writer was not waited for"
+        assert not await store.is_writable()
+        await until(lambda: not store._waiting)
+        assert await store.fetch(key_of("two")) is None
+
+    assert await store.is_writable()
+    assert store.keep(recording("three"))
+    await store.close()
+    for what in ("writing", "probing"):
+        assert [entry["log_level"] for entry in logged(STORE_FAILED) if entry["what"] == what] == ["error"]
+        assert [entry["failures"] for entry in logged(STORE_RECOVERED) if entry["what"] == what] == [1]
+    assert await (await open_store()).fetch(key_of("three"))
+
+
+async def test_a_broken_database_is_a_miss(directory: Path, open_store: OpenStore, logged: Logged) -> None:
+    """However often it is asked, the log hears of it once, and once again when it works."""
+    store = await open_store(0)
+    plant(directory, "ALTER TABLE Cache RENAME TO Gone")
+
+    assert [await store.fetch(key_of("one")) for _ in range(3)] == [None] * 3
+    assert store.keep(recording("one"))
+    await until(lambda: not store._waiting)
+    plant(directory, "ALTER TABLE Gone RENAME TO Cache")
+    assert store.keep(recording("one"))
+    await until(lambda: not store._waiting)
+
+    assert await store.fetch(key_of("one")) == recording("one")
+    assert [entry["what"] for entry in logged(STORE_FAILED)] == ["reading", "writing"]
+    assert {entry["what"]: entry["failures"] for entry in logged(STORE_RECOVERED)} == {"reading": 3, "writing": 1}
+
+
+async def test_too_much_that_waits_is_refused(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk makes recordings be refused, not memory grow; one that is too large for the bound may wait alone."""
+    monkeypatch.setattr(store_module, "WAITING_LIMIT_BYTES", 5000)
+    held.may_write.clear()
+    store = await open_store(MIB, held)
+
+    assert store.keep(sized("large", 6000))
+    assert not store.keep(sized("a", 2000))
+    assert store.recall(key_of("a")) is None
+    held.may_write.set()
+    await until(lambda: not store._waiting)
+
+    assert [store.keep(sized(name, 2000)) for name in ("a", "b")] == [True, True]
+
+
+async def test_a_recording_beyond_all_measure_is_refused(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no entry can hold is not kept at all."""
+    monkeypatch.setattr(store_module, "LARGEST_BYTES", 5000)
+    store = await open_store()
+
+    assert not store.keep(sized("large", 6000))
+    assert store.recall(key_of("large")) is None
+
+
+async def test_closing_writes_what_waits(held: HeldShelf, open_store: OpenStore) -> None:
+    """Recordings and hits that were counted a moment ago are there for the next process; nothing is kept after."""
+    held.may_write.clear()
+    store = await open_store(0, held)
+    recordings = [recording(str(number)) for number in range(20)]
+    assert all(store.keep(one) for one in recordings)
+    for one in recordings:
+        store.count_hit(one.key)
+        store.count_hit(one.key)
+
+    closing_ = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    held.may_write.set()
+    await closing_
+
+    assert [(known.key, hits) for known, _, hits in held.summaries()] == [(one.key, 2) for one in recordings]
+    assert not store.keep(recording("late"))
+    assert await store.fetch(recordings[0].key) is None
+    assert not await store.is_writable()
+
+
+async def test_closing_does_not_wait_for_a_disk_that_fails(
+    directory: Path, held: HeldShelf, open_store: OpenStore
+) -> None:
+    """Each further recording could take as long to fail as the first, and the program would not end."""
+    held.may_write.clear()
+    store = await open_store(0, held)
+    plant(directory, "ALTER TABLE Cache RENAME TO Gone")
+    assert all(store.keep(recording(str(number))) for number in range(5))
+
+    closing_ = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    held.may_write.set()
+    await closing_
+
+    assert held.puts == 1
+
+
+async def test_hits_are_counted_while_the_store_is_open(
+    shelf: Shelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lists the recordings of a running proxy sees them soon."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", 0.01)
+    put(shelf, recording("one"))
+    store = await open_store()
+
+    store.count_hit(key_of("one"))
+
+    await until(lambda: [hits for _, _, hits in shelf.summaries()] == [1])
+
+
+async def test_what_another_process_removed_is_not_served_from_memory(
+    shelf: Shelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever removes a recording of a running proxy has removed it."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", 0.01)
+    store = await open_store()
+    assert store.keep(recording("one"))
+    await until(lambda: not store._waiting)
+    assert store.recall(key_of("one"))
+
+    assert shelf.delete(key_of("one"))
+
+    await until(lambda: store.recall(key_of("one")) is None)
+    assert await store.fetch(key_of("one")) is None
+
+
+async def test_what_was_removed_while_it_was_read_does_not_stay(held: HeldShelf, open_store: OpenStore) -> None:
+    """A read that began before the removal may answer those who waited for it, and nobody after them."""
+    put(held, one := recording("one"))
+    store = await open_store(MIB, held)
+    await until(lambda: store._removals is not None)
+    fetch = asyncio.create_task(store.fetch(one.key))
+    await until(held.reading.is_set)
+
+    assert held.delete(one.key)
+    await store._notice_removals()
+    held.may_read.set()
+
+    assert await fetch == one
+    assert await store.fetch(one.key) is None
+
+
+async def test_a_store_whose_directory_is_gone_is_not_writable(directory: Path, open_store: OpenStore) -> None:
+    """What would be written now nobody could ever read."""
+    store = await open_store()
+    assert await store.is_writable()
+
+    shutil.rmtree(directory)
+
+    assert not await store.is_writable()
+
+
+async def test_a_directory_that_will_not_do_is_told_to_who_opens_it(directory: Path) -> None:
+    """And no thread is left of the attempt."""
+    await asyncio.to_thread(directory.touch)
+
+    with pytest.raises(UnusableDirectory):
+        await TieredStore.open(directory, size_limit_bytes=MIB, memory_limit_bytes=MIB)
+
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("store-")]
+
+
+@pytest.mark.parametrize("planted", PLANTERS)
+async def test_a_planted_row_is_a_miss(
+    directory: Path,
+    open_store: OpenStore,
+    logged: Logged,
+    planted: Callable[[Path, str, Path], None],
+) -> None:
+    """Nothing in it is executed, no file that it names is read or removed, and the row goes."""
+    outside, trace, key = directory.parent / "outside", directory.parent / "trace", key_of("planted")
+    outside.write_bytes(encode(recording("planted")))
+    store = await open_store()
+    planted(directory, key, trace)
+
+    assert await store.fetch(key) is None
+
+    assert [entry["key"] for entry in logged(RECORDING_DAMAGED)] == [key]
+    assert outside.exists()
+    assert not trace.exists()
+    with closing(Shelf.open(directory, MIB)) as shelf:
+        assert shelf.count == 0
