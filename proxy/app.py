@@ -1,0 +1,153 @@
+"""The program put together: build the rooms, wire them, start to listen, drain.
+
+The rule: whoever starts something here ends it, in the reverse order.
+"""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+from aiohttp.web_protocol import RequestHandler
+from yarl import URL
+
+from proxy import events
+from proxy.config import Settings
+from proxy.config.addresses import is_loopback
+from proxy.events import log
+from proxy.flights import Flights
+from proxy.gateway import Gateway
+from proxy.store import TieredStore
+from proxy.upstream import Upstream
+from proxy.wire import ClientConnection
+
+# A header line longer than this is refused. OpenAI's clients send well under 8 KiB; tokens and traces can be longer.
+_FIELD_BYTES = 32 * 1024
+
+# What is left of a request whose answer is out is read for so long, so that the client gets to read the answer.
+_LINGERING_S = 5.0
+
+# When the time to drain is over, the rest is cut off; nothing of it waits for anything.
+_CUT_OFF_S = 0.5
+
+
+class StartFailed(Exception):
+    """The proxy can't start; the message says why, and what to do."""
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+
+class App:
+    """A running proxy."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._resources = AsyncExitStack()
+        self._gateway: Gateway
+        self._flights: Flights
+        self._runner: web.ServerRunner
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """What clients set as `OPENAI_BASE_URL`."""
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+    async def start(self) -> None:
+        """Open the store and listen.
+
+        Raises:
+            StartFailed: the address can't be had, or aiohttp lacks the parser that holds off request smuggling.
+            UnusableDirectory: there can be no store at `cache.directory`.
+        """
+        if HttpRequestParser is HttpRequestParserPy:
+            raise StartFailed("aiohttp was installed without its C extension, and its pure-Python parser is not safe.")
+        async with AsyncExitStack() as resources:
+            await self._build(resources)
+            await self._listen(resources)
+            self._resources = resources.pop_all()
+        log.info(events.STARTED, base_url=self.base_url, mode=self._settings.cache.mode)
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Take no new request, give those under way `drain_s` seconds (`server.drain_timeout`), and end."""
+        self._gateway.draining = True
+        for site in list(self._runner.sites):
+            await site.stop()
+        timeout_s = self._settings.server.drain_timeout if drain_s is None else drain_s
+        log.info(events.DRAINING, requests=self._gateway.active, timeout_s=timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._gateway.idle()
+                await self._flights.settle()
+        except TimeoutError:
+            pass
+        await self._resources.aclose()
+        log.info(events.STOPPED)
+
+    async def _build(self, resources: AsyncExitStack) -> None:
+        cache = self._settings.cache
+        store = await TieredStore.open(
+            cache.directory, size_limit_bytes=cache.size_limit, memory_limit_bytes=cache.memory_limit
+        )
+        resources.push_async_callback(store.close)
+        upstream = await resources.enter_async_context(Upstream(self._settings.upstream))
+        self._flights = Flights(upstream, store, limit_bytes=cache.max_recording_size, linger_s=cache.linger)
+        resources.callback(self._flights.abandon_all)
+        self._gateway = Gateway(self._settings, store, self._flights)
+
+    async def _listen(self, resources: AsyncExitStack) -> None:
+        server = self._settings.server
+        parser: dict[str, Any] = {"max_line_size": _FIELD_BYTES, "max_field_size": _FIELD_BYTES}
+        self._runner = web.ServerRunner(
+            _Server(
+                self._gateway.serve,
+                # Without it a client that has left is noticed only at the next write to it.
+                handler_cancellation=True,
+                access_log=None,
+                auto_decompress=False,
+                keepalive_timeout=server.keepalive_timeout,
+                read_timeout_s=server.read_timeout,
+                lingering_time=_LINGERING_S,
+                **parser,
+            ),
+            shutdown_timeout=_CUT_OFF_S,
+        )
+        resources.push_async_callback(self._runner.cleanup)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, server.host, server.port).start()
+        except OSError as error:
+            raise StartFailed(
+                f"can't listen on {server.host} port {server.port}: {reason_of(error)}; "
+                "choose another with --port or server.port, 0 for any that is free"
+            ) from error
+        self._refuse_to_ask_itself()
+
+    def _refuse_to_ask_itself(self) -> None:
+        """It comes easily to export OPENAI_BASE_URL and then to start the proxy with it, and would never end."""
+        asked, own = URL(self._settings.upstream.base_url), URL(self.base_url)
+        if asked.port == own.port and is_loopback(asked.host or "") and is_loopback(own.host or ""):
+            raise StartFailed(
+                f"upstream.base_url, {asked}, is the proxy's own address; name the API it is to ask with --upstream"
+            )
+
+
+def reason_of(error: OSError) -> str:
+    """Why an address can't be had, in the system's words."""
+    # The loops put a sentence of their own around the system's; what the resolver says has a number below 0.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

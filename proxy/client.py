@@ -1,0 +1,258 @@
+"""The downstream side of one exchange: read the request, then begin, write, end or abort its answer.
+
+The rule: framing belongs to this hop, so it is made here; and a clean end is written only by `end()`.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from aiohttp import hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from proxy.errors import BadRequest, BodyTooLarge, ClientGone, RequestTimeout
+from proxy.events import RequestLine
+from proxy.recording import Head, Headers
+
+_RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
+_NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
+
+
+class _Sent(web.StreamResponse):
+    """Tells aiohttp that the answer is out, and whether the connection goes on."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing: the head has been written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: the end has been written."""
+
+
+_GOES_ON = _Sent(keep_alive=True)
+_CLOSES = _Sent(keep_alive=False)
+
+
+class Client:
+    """One client, from its request to the last byte of its answer."""
+
+    def __init__(self, request: web.BaseRequest, read_timeout_s: float, write_timeout_s: float) -> None:
+        self._request = request
+        self._read_timeout_s = read_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._started_s = time.monotonic()
+        self._first_byte_s: float | None = None
+        self._status: int | None = None
+        self._bytes = 0
+        self._frames = 0
+        self._last_frame = b""
+        self._framing: Literal["none", "length", "chunked", "close"] = "none"
+        self._keep_alive = False
+        self._ended = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a head has been written, so that no other answer can be given."""
+        return self._status is not None
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """What aiohttp is told when the exchange is over."""
+        return _GOES_ON if self._ended and self._keep_alive else _CLOSES
+
+    @property
+    def has_heard_the_end(self) -> bool:
+        """Whether a stream has said `[DONE]` to it, after which the official SDKs leave at once."""
+        return self._last_frame.rstrip().endswith(b"data: [DONE]")
+
+    def measure(self, line: RequestLine) -> None:
+        """Enter what went out, and when, into the log line."""
+        line.status, line.bytes, line.frames = self._status, self._bytes, self._frames
+        line.duration_ms = self._since_start_ms(time.monotonic())
+        if self._first_byte_s is not None:
+            line.first_byte_ms = self._since_start_ms(self._first_byte_s)
+
+    # The request
+
+    async def read_body(self, limit_bytes: int) -> bytes:
+        """The whole body of the request.
+
+        Raises:
+            BodyTooLarge, RequestTimeout, BadRequest: it is longer, does not arrive in time, or its framing is wrong.
+        """
+        declared = self._request.content_length
+        if declared is not None and declared > limit_bytes:
+            raise _too_large(limit_bytes)
+        pieces, size = [], 0
+        async for piece in self.stream_body():
+            size += len(piece)
+            if size > limit_bytes:
+                raise _too_large(limit_bytes)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def stream_body(self) -> AsyncIterator[bytes]:
+        """The body of the request, as it arrives.
+
+        Raises:
+            RequestTimeout: nothing came for `server.read_timeout`.
+            BadRequest: its framing is wrong.
+        """
+        content = self._request.content
+        self._invite_body()
+        while not content.at_eof():
+            try:
+                async with asyncio.timeout(None if content.is_eof() else self._read_timeout_s):
+                    piece = await content.readany()
+            except TimeoutError as error:
+                raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
+            except web.RequestPayloadError as error:
+                raise BadRequest("The request's body is not framed as its headers say.") from error
+            if piece:
+                yield piece
+
+    def _invite_body(self) -> None:
+        """A client that asked whether to send its body is told to go on (RFC 9110 section 10.1.1)."""
+        expected = self._request.headers.get("Expect", "").lower()
+        if expected == "100-continue" and self._request.version >= HttpVersion11 and not self._request.content.is_eof():
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # The answer
+
+    async def begin(self, head: Head, added: Headers = ()) -> None:
+        """Write the head of the answer, with fields of our own behind the upstream's."""
+        self._choose_framing(head)
+        lines = [f"HTTP/1.1 {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
+        lines += [b"%b: %b" % field for field in (*head.headers, *added)]
+        if self._framing == "chunked":
+            lines.append(b"Transfer-Encoding: chunked")
+        if not self._keep_alive:
+            lines.append(b"Connection: close")
+        elif self._request.version == HttpVersion10:
+            lines.append(b"Connection: keep-alive")
+        lines.append(b"\r\n")
+        self._status = head.status
+        self._write(b"\r\n".join(lines))
+
+    async def write(self, frame: bytes) -> None:
+        """Pass a frame on, and wait where the client does not keep up.
+
+        Raises:
+            ClientGone: there is no connection any more.
+        """
+        if self._first_byte_s is None:
+            self._first_byte_s = time.monotonic()
+        if self._framing == "chunked":
+            self._write(b"%x\r\n%b\r\n" % (len(frame), frame))
+        elif self._framing != "none":
+            self._write(frame)
+        self._bytes += len(frame)
+        self._frames += 1
+        self._last_frame = frame
+        if self._request.protocol.writing_paused:
+            await self._drain()
+
+    async def end(self) -> None:
+        """The clean end.
+
+        Raises:
+            ClientGone: there is no connection any more.
+        """
+        if self._framing == "chunked":
+            self._write(b"0\r\n\r\n")
+        self._ended = True
+        transport = self._request.transport
+        if transport is not None and self._unsent_bytes():
+            # Little enough not to hold us back; but one that never took it would never let go of its connection.
+            transport.set_write_buffer_limits(high=0)
+            await self._drain()
+            transport.set_write_buffer_limits()
+
+    def abort(self) -> None:
+        """The other end: what has been written still goes out, and then the client sees a broken transfer."""
+        transport = self._request.transport
+        if transport is None:
+            return
+        if self._framing == "close":
+            # Here a close is the clean end; only a reset tells of a failure.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self._unsent_bytes():
+            # A client that takes nothing would hold the rest of its answer for ever.
+            self._loop.call_later(self._write_timeout_s, transport.abort)
+        transport.close()
+
+    async def answer(self, head: Head, body: bytes, added: Headers) -> None:
+        """A whole answer of our own."""
+        own: Headers = ((b"Date", rfc822_formatted_time().encode()),)
+        if head.status not in _NO_BODY:  # RFC 9110 section 8.6
+            own = ((b"Content-Length", b"%d" % len(body)), *own)
+        await self.begin(head._replace(headers=head.headers + own), added)
+        if body:
+            await self.write(body)
+        await self.end()
+
+    def _choose_framing(self, head: Head) -> None:
+        self._keep_alive = self._request.keep_alive and self._next_request_is_clear()
+        if self._request.method == "HEAD" or head.status in _NO_BODY:
+            self._framing = "none"
+        elif head.get(b"content-length") is not None:
+            self._framing = "length"
+        elif self._request.version >= HttpVersion11:
+            self._framing = "chunked"
+        else:
+            self._framing, self._keep_alive = "close", False
+
+    def _next_request_is_clear(self) -> bool:
+        """Whether it is certain where the next request on this connection begins, and what belongs to it."""
+        # aiohttp's parser takes the last trailer of a chunked body for a header of the next request.
+        return self._request.content.is_eof() and hdrs.TRANSFER_ENCODING not in self._request.headers
+
+    def _write(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone("the connection is closed")
+        transport.write(data)
+
+    async def _drain(self) -> None:
+        self._watch_for_a_stall()
+        try:
+            await self._request.writer.drain()
+        except ConnectionError as error:
+            raise ClientGone("the connection broke") from error
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+
+    def _watch_for_a_stall(self) -> None:
+        self._watch = self._loop.call_later(self._write_timeout_s, self._cut_if_stalled, self._unsent_bytes())
+
+    def _cut_if_stalled(self, unsent_bytes: int) -> None:
+        transport = self._request.transport
+        if transport is None:
+            return
+        if self._unsent_bytes() >= unsent_bytes:
+            transport.abort()
+        else:
+            self._watch_for_a_stall()
+
+    def _since_start_ms(self, moment_s: float) -> float:
+        return round((moment_s - self._started_s) * 1000, 3)
+
+    def _unsent_bytes(self) -> int:
+        transport = self._request.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request's body is larger than the {limit_bytes:,} bytes of server.max_body_size. Send less, or raise it."
+    )

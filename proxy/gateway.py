@@ -1,0 +1,251 @@
+"""One request, from its arrival to its log line. Start reading here.
+
+    admit -> read the body -> key -> policy -> source (store, flight, or a new one) -> relay -> log
+
+A miss, a joined stream and a hit take the same way; they differ in where the frames come from, and `_relay` can't tell.
+The rule: every request gets one answer and one line in the log, whatever happens on the way.
+"""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from proxy import admission, events, headers, policy
+from proxy.admission import Controls, Route
+from proxy.client import Client
+from proxy.config import Settings
+from proxy.cors import Cors
+from proxy.errors import (
+    BadRequest,
+    ClientGone,
+    Draining,
+    InternalError,
+    Outcome,
+    ReplayMiss,
+    RepriseError,
+    UpstreamBroken,
+)
+from proxy.events import RequestLine, log
+from proxy.flights import Flight, Flights, Verdict
+from proxy.key import Uncacheable
+from proxy.lookup import Ask, Found, Lookup, key_rules
+from proxy.question import Question
+from proxy.recording import Head, Headers
+from proxy.store import Store
+from proxy.upstream import Outgoing
+
+# Reading this much JSON for the key takes about 2 ms; more of it is read in a thread, so that no stream waits for it.
+_KEYED_AT_ONCE_BYTES = 128 * 1024
+
+_JSON: Headers = ((b"Content-Type", b"application/json"),)
+_HEALTHY = Head(200, "OK", _JSON), b'{"status":"ok"}'
+_NOT_READY = Head(503, "Service Unavailable", _JSON), b'{"status":"not_ready"}'
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request: as it came, who is to be answered, and what the log will say."""
+
+    request: web.BaseRequest
+    client: Client
+    line: RequestLine
+    flight: Flight | None = None
+
+
+class Gateway:
+    """Answers every request that comes in."""
+
+    def __init__(self, settings: Settings, store: Store, flights: Flights) -> None:
+        self.draining = False
+        """Whether new requests are turned away."""
+        self.active = 0
+        """Requests that are being answered."""
+        self._idle = asyncio.Event()
+        self._server = settings.server
+        self._cache = settings.cache
+        self._store = store
+        self._lookup = Lookup(settings, store, flights)
+        self._cors = Cors(settings.server.cors_origins)
+        self._key_rules = key_rules(settings)
+        api_key = settings.upstream.api_key
+        self._authorization = b"Bearer " + api_key.get_secret_value().encode() if api_key else None
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request. Raises nothing but the cancellation that a client's leaving is."""
+        client = Client(request, self._server.read_timeout, self._server.write_timeout)
+        line = RequestLine(events.new_id(), request.method, request.raw_path.partition("?")[0])
+        exchange = _Exchange(request, client, line)
+        self.active += 1
+        self._idle.clear()
+        try:
+            await self._answer(exchange)
+        except RepriseError as error:
+            await self._refuse(exchange, error)
+        except UpstreamBroken as broken:
+            _break_off(exchange, "upstream_truncated", str(broken))
+        except ClientGone as gone:
+            _let_go(exchange, str(gone))
+        except asyncio.CancelledError:
+            _let_go(exchange, "closed the connection")
+            raise
+        except Exception:  # noqa: BLE001 - the one place that catches what nobody foresaw
+            log.exception(events.CRASHED, id=line.id)
+            await self._refuse(exchange, InternalError("The proxy failed. Its log says how, under this request's id."))
+        finally:
+            self.active -= 1
+            if not self.active:
+                self._idle.set()
+            _finish(exchange)
+        return client.response
+
+    async def idle(self) -> None:
+        """Wait until no request is being answered."""
+        if self.active:
+            await self._idle.wait()
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        request = exchange.request
+        _refuse_odd_version(request)
+        admission.refuse_odd_framing(request.raw_headers)
+        if preflight := self._cors.preflight(request.method, request.raw_headers):
+            exchange.line.quiet = True
+            await exchange.client.answer(preflight, b"", _own_id(exchange))  # what CORS adds is in it already
+            return
+        route = admission.route(request.method, request.raw_path, self._cache.routes)
+        if route in ("healthz", "readyz"):
+            ready = route == "healthz" or (not self.draining and await self._store.is_writable())
+            await self._answer_here(exchange, *(_HEALTHY if ready else _NOT_READY))
+            return
+        if self.draining:
+            raise Draining("The proxy is shutting down. Ask again in a moment.")
+        ask = await self._ask(exchange, route)
+        found = await self._lookup.find(ask)
+        await self._relay(exchange, found)
+
+    async def _ask(self, exchange: _Exchange, route: Route) -> Ask:
+        """What is asked for. On a cached route the body is read to its end, elsewhere it is passed on as it comes."""
+        request, client = exchange.request, exchange.client
+        cached = route == "cached"
+        controls = admission.controls(request.raw_headers)
+        body = await client.read_body(self._server.max_body_size) if cached else None
+        outgoing = Outgoing(
+            method=request.method,
+            target=request.raw_path,
+            headers=headers.for_upstream(request.raw_headers, cached_route=cached, authorization=self._authorization),
+            body=client.stream_body if not cached and request.body_exists else body,
+        )
+        plan = policy.plan(self._cache.mode, controls.directives)
+        if body is None:
+            return Ask(outgoing, controls, plan, question=None, bypass="route")
+        try:
+            question = await self._question(outgoing, request.raw_headers, controls, body)
+        except Uncacheable as uncacheable:
+            return Ask(outgoing, controls, plan, question=None, bypass=uncacheable.reason)
+        _note_question(exchange.line, question)
+        return Ask(outgoing, controls, plan, question)
+
+    async def _question(self, outgoing: Outgoing, fields: Headers, controls: Controls, body: bytes) -> Question:
+        asked = (outgoing.method, outgoing.target, fields, controls, body)
+        if len(body) <= _KEYED_AT_ONCE_BYTES:
+            return self._key_rules.question(*asked)
+        return await asyncio.to_thread(self._key_rules.question, *asked)
+
+    async def _relay(self, exchange: _Exchange, found: Found) -> None:
+        """Play the source to the client: the one loop that a miss, a joined stream and a hit share."""
+        client, line = exchange.client, exchange.line
+        line.cache, line.usage = found.word, found.usage
+        exchange.flight = found.source if isinstance(found.source, Flight) else None
+        with found.source.listening() as response:
+            head = await response.head()
+            line.read_head(head)
+            shown = headers.for_client(head.headers, own_cors=self._cors.enabled)
+            await client.begin(head._replace(headers=shown), self._added(exchange, found))
+            async with aclosing(response.frames()) as frames:
+                async for frame in frames:
+                    await client.write(frame)
+        await client.end()
+
+    def _added(self, exchange: _Exchange, found: Found) -> Headers:
+        """Our own fields, behind those of the source (contract section 5)."""
+        status = f"reprise; {found.status}".encode()
+        added: Headers = ((b"Cache-Status", status), (b"X-Cache-Status", found.word.encode()))
+        if found.age_s is not None:
+            added += ((b"Age", b"%d" % found.age_s),)
+        return added + self._always_added(exchange)
+
+    def _always_added(self, exchange: _Exchange) -> Headers:
+        origin = Head(0, "", exchange.request.raw_headers).get(b"origin")
+        return _own_id(exchange) + self._cors.headers_for(origin)
+
+    async def _answer_here(self, exchange: _Exchange, head: Head, body: bytes) -> None:
+        exchange.line.quiet = True
+        await exchange.client.answer(head, body, self._always_added(exchange))
+
+    async def _refuse(self, exchange: _Exchange, error: RepriseError) -> None:
+        """Answer with an error of our own; where an answer has begun, it can only be broken off."""
+        exchange.line.error = error.code
+        if isinstance(error, ReplayMiss):
+            exchange.line.cache = "MISS"
+        if exchange.client.begun:
+            _break_off(exchange, error.outcome, error.code)
+            return
+        exchange.line.outcome = error.outcome
+        head = Head(error.status, HTTPStatus(error.status).phrase, _JSON + error.headers)
+        try:
+            await exchange.client.answer(head, error.body(), self._always_added(exchange))
+        except ClientGone as gone:
+            _let_go(exchange, str(gone))
+
+
+def _refuse_odd_version(request: web.BaseRequest) -> None:
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise BadRequest("This proxy speaks HTTP/1.1, and HTTP/1.0.")
+    if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
+        raise BadRequest("HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).")
+
+
+def _own_id(exchange: _Exchange) -> Headers:
+    return ((b"X-Reprise-Id", exchange.line.id.encode()),)
+
+
+def _note_question(line: RequestLine, question: Question) -> None:
+    line.key, line.model, line.stream = question.key, question.model, question.stream
+
+
+def _break_off(exchange: _Exchange, outcome: Outcome, why: str) -> None:
+    exchange.line.outcome, exchange.line.error = outcome, why
+    exchange.client.abort()
+
+
+def _let_go(exchange: _Exchange, why: str) -> None:
+    """The client has left; if it had heard the end, as the official SDKs do, that is no loss."""
+    if exchange.client.has_heard_the_end:
+        exchange.client.abort()
+    else:
+        _break_off(exchange, "client_disconnected", why)
+
+
+def _finish(exchange: _Exchange) -> None:
+    """Write the log line, as soon as it is known whether the answer is stored."""
+    line, flight = exchange.line, exchange.flight
+    exchange.client.measure(line)
+    if flight is None:
+        line.write()
+    elif flight.settled.done():
+        _write_settled(line, flight, flight.settled)
+    else:
+        flight.settled.add_done_callback(partial(_write_settled, line, flight))
+
+
+def _write_settled(line: RequestLine, flight: Flight, settled: asyncio.Future[Verdict]) -> None:
+    line.attempts = flight.attempts
+    line.stored, line.not_stored_because, line.usage = settled.result()
+    if line.stored and line.outcome == "client_disconnected" and line.bytes == flight.size_bytes:
+        # It had every event, and left before the end of the framing.
+        line.outcome, line.error = "complete", None
+    line.write()

@@ -1,0 +1,156 @@
+"""Where the answer to a request comes from: a recording, a flight that is under way, or a new one.
+
+The rule: between the last look at what is there and the launch of a new flight there is no await.
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from proxy import policy
+from proxy.admission import Controls
+from proxy.config import Settings
+from proxy.errors import ReplayMiss
+from proxy.flights import Flights
+from proxy.playback import Playback
+from proxy.policy import CacheWord, Plan
+from proxy.question import KeyRules, Question
+from proxy.recording import Head, Recording, Usage
+from proxy.store import Store
+from proxy.upstream import Outgoing
+
+
+class Response(Protocol):
+    """One listener's side of a source."""
+
+    async def head(self) -> Head:
+        """The head, as soon as it is there."""
+        ...
+
+    def frames(self) -> AsyncGenerator[bytes, None]:
+        """Every frame from the first one on, as soon as it is there."""
+        ...
+
+
+class Source(Protocol):
+    """A response, recorded or still arriving."""
+
+    def listening(self) -> AbstractContextManager[Response]:
+        """Take part in it."""
+        ...
+
+
+class Ask(NamedTuple):
+    """A request that has been let in."""
+
+    outgoing: Outgoing
+    controls: Controls
+    plan: Plan
+    question: Question | None
+    bypass: str = ""
+    """Why it is no question, if it is none."""
+
+
+class Found(NamedTuple):
+    """Where the answer comes from, and what the client is told of that."""
+
+    source: Source
+    word: CacheWord
+    status: str
+    """The parameters of our member of `Cache-Status` (RFC 9211)."""
+    age_s: int | None = None
+    """Of a recording."""
+    usage: Usage | None = None
+    """Of a recording; that of a live answer is known when it has ended."""
+
+
+def key_rules(settings: Settings) -> KeyRules:
+    """What these settings make of a request."""
+    return KeyRules(
+        upstream=settings.upstream.name,
+        per_credential=settings.cache.scope == "credential",
+        vary=settings.cache.vary,
+        ignore=settings.cache.ignore,
+    )
+
+
+class Lookup:
+    """Looks an answer up, or has it fetched."""
+
+    def __init__(self, settings: Settings, store: Store, flights: Flights) -> None:
+        self._mode = settings.cache.mode
+        self._ttl_s = settings.cache.ttl
+        self._pace = settings.replay.pace
+        self._store = store
+        self._flights = flights
+
+    async def find(self, ask: Ask) -> Found:
+        """The source of the answer.
+
+        Raises:
+            ReplayMiss: the upstream may not be asked, and there is no recording that will do.
+        """
+        if ask.question is None:
+            return self._launch(ask, "BYPASS", f"fwd=bypass; detail={ask.bypass}")
+        key = ask.question.key
+        recording = await self._recorded(key, may_join=ask.plan.forward) if ask.plan.read else None
+        if recording is not None and self._will_do(recording, ask):
+            return self._replay(recording, ask)
+        if ask.plan.read and ask.plan.forward and (flight := self._flights.join(key)):
+            return Found(flight, "JOINED", f'fwd=uri-miss; key="{key}"; collapsed')
+        word, forwarded = self._why_forwarded(ask, recording)
+        return self._launch(ask, word, f'{forwarded}; key="{key}"')
+
+    async def _recorded(self, key: str, *, may_join: bool) -> Recording | None:
+        recording = self._store.recall(key)
+        if recording is None and not (may_join and self._flights.join(key)):
+            recording = await self._store.fetch(key)
+            # While we waited for the disk it may have been recorded anew.
+            recording = self._store.recall(key) or recording
+        return recording
+
+    def _will_do(self, recording: Recording, ask: Ask) -> bool:
+        age_s = time.time() - recording.recorded_at  # not in whole seconds, as the Age header counts
+        return policy.is_fresh(age_s, self._ttl_s, ask.controls.directives, any_age=ask.plan.any_age)
+
+    def _replay(self, recording: Recording, ask: Ask) -> Found:
+        self._store.count_hit(recording.key)
+        return Found(
+            source=Playback(recording, ask.controls.pace or self._pace),
+            word="HIT",
+            status=f'hit; key="{recording.key}"',
+            age_s=recording.age_s(time.time()),
+            usage=recording.usage,
+        )
+
+    def _why_forwarded(self, ask: Ask, recording: Recording | None) -> tuple[CacheWord, str]:
+        if recording is not None:
+            return "STALE", "fwd=stale"
+        if ask.plan.read:
+            return "MISS", "fwd=uri-miss"
+        if not ask.plan.record:
+            return "BYPASS", f"fwd=bypass; detail={'request' if self._mode == 'cache' else self._mode}"
+        return "REFRESH", "fwd=request" if ask.controls.directives.no_cache else "fwd=bypass; detail=record"
+
+    def _launch(self, ask: Ask, word: CacheWord, status: str) -> Found:
+        if not ask.plan.forward:
+            raise ReplayMiss(self._why_missed(ask, word))
+        bypass = ask.bypass or ("passthrough" if self._mode == "passthrough" else "no_store")
+        flight = self._flights.launch(ask.outgoing, ask.question if ask.plan.record else None, bypass)
+        return Found(flight, word, status)
+
+    def _why_missed(self, ask: Ask, word: CacheWord) -> str:
+        asked_by = "cache.mode is replay" if self._mode == "replay" else "the request says only-if-cached"
+        if ask.question is None:
+            why = f"a request like this one is never recorded ({ask.bypass})"
+        elif word == "STALE":
+            why = "its recording is too old"
+        elif not ask.plan.read:
+            why = "its Cache-Control or the mode forbids an answer from the store"
+        else:
+            why = f"nothing is recorded under its key {ask.question.key}"
+        return (
+            f"The upstream may not be asked, since {asked_by}, and {why}. Record it first, with cache.mode cache and "
+            "the same request; `reprise explain` shows what a request's key is made of."
+        )

@@ -1,0 +1,58 @@
+"""A recording as a source: what was recorded, played at a pace.
+
+The rule: the frames are the recorded bytes; only their timing is a matter of choice.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+from aiohttp.helpers import rfc822_formatted_time
+
+from proxy.pace import Pace
+from proxy.recording import Head, Recording
+
+# At an instant pace the frames do not matter, only that a slow client can hold us back.
+_PIECE_BYTES = 256 * 1024
+
+
+class Playback:
+    """One replay of a recording."""
+
+    def __init__(self, recording: Recording, pace: Pace) -> None:
+        self._recording = recording
+        self._pace = pace
+        self._started_s = 0.0
+
+    @contextmanager
+    def listening(self) -> Iterator["Playback"]:
+        self._started_s = time.monotonic()
+        yield self
+
+    async def head(self) -> Head:
+        """The recorded head, when it is due: a recorded rhythm begins with the wait for the head."""
+        if self._pace.kind == "recorded":
+            await self._wait_until(self._pace.due_s(0, self._recording.timeline.head_us))
+        head = self._recording.head
+        framed = head.headers if self._recording.stream else (*head.headers, self._content_length())
+        return head._replace(headers=(*framed, (b"Date", rfc822_formatted_time().encode())))
+
+    def _content_length(self) -> tuple[bytes, bytes]:
+        return b"Content-Length", b"%d" % len(self._recording.body)
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        if self._pace.kind == "instant":
+            body = self._recording.body
+            for start in range(0, len(body), _PIECE_BYTES):
+                yield body[start : start + _PIECE_BYTES]
+            return
+        for number, (arrived_us, frame) in enumerate(self._recording.timeline.frames(self._recording.body)):
+            await self._wait_until(self._pace.due_s(number, arrived_us))
+            yield frame
+
+    async def _wait_until(self, due_s: float) -> None:
+        """Wait for a moment counted from the start, so that late wake-ups do not add up."""
+        delay_s = self._started_s + due_s - time.monotonic()
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
