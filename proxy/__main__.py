@@ -1,0 +1,5 @@
+"""`python -m proxy` is `reprise`."""
+
+from proxy.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""The recordings that the settings point to, for the commands that look after them.
+
+The rule: looking makes nothing. Where nothing was ever recorded there is no store, and that is an answer, not an error.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from proxy.commands.options import Mistake, settings_in_force
+from proxy.config import CacheSettings
+from proxy.recording import Recording
+from proxy.sse import read_json
+from proxy.store.codec import decode
+from proxy.store.disk import Shelf, ShelfTrouble, UnusableDirectory
+from proxy.store.summary import Summary
+
+_DATABASE = "cache.db"  # in a directory that has none nothing was ever recorded
+
+SHORT = 12
+"""Digits of a key that tell it from all others, in all likelihood."""
+
+
+class Listed(NamedTuple):
+    """A recording as the store's listing has it."""
+
+    summary: Summary
+    stored_bytes: int
+    hits: int
+
+    @property
+    def age_s(self) -> float:
+        return max(0.0, time.time() - self.summary.recorded_at)
+
+
+class Recordings:
+    """What is recorded under `cache.directory`."""
+
+    def __init__(self, cache: CacheSettings, shelf: Shelf | None) -> None:
+        self.directory = cache.directory
+        self.size_limit_bytes = cache.size_limit
+        self._shelf = shelf
+
+    def listed(self) -> list[Listed]:
+        """All that a listing can show, the newest first."""
+        listed = [Listed(*row) for row in self._shelf.summaries()] if self._shelf else []
+        return sorted(listed, key=lambda each: each.summary.recorded_at, reverse=True)
+
+    def keys(self) -> list[str]:
+        return list(self._shelf.keys()) if self._shelf else []
+
+    def read(self, key: str) -> Recording | None:
+        """A recording, whole.
+
+        Raises:
+            Damaged: it can't be read; `UnknownVersion` if only another program can.
+        """
+        entry = self._shelf.get(key) if self._shelf else None
+        return None if entry is None else decode(entry, key)
+
+    def find(self, prefixes: Sequence[str]) -> list[str]:
+        """The key that begins with each of the prefixes.
+
+        Raises:
+            Mistake: it is not exactly one key, with every prefix of which that is true.
+        """
+        keys = self.keys()
+        found = {prefix: _beginning_with(prefix, keys) for prefix in prefixes}
+        problems = [_problem(prefix, matches) for prefix, matches in found.items() if len(matches) != 1]
+        if problems:
+            raise Mistake("\n".join(problems))
+        return list(dict.fromkeys(key for (key,) in found.values()))
+
+    def remove(self, key: str) -> None:
+        if self._shelf:
+            self._shelf.delete(key)
+
+    def clear(self) -> int:
+        """Remove all; how many there were."""
+        return self._shelf.clear() if self._shelf else 0
+
+    def volume_bytes(self) -> int:
+        """What they take on disk, as `cache.size_limit` counts it."""
+        return self._shelf.volume_bytes() if self._shelf else 0
+
+
+def asked(recording: Recording) -> dict[str, Any]:
+    """The request's body; empty where somebody has put in another kind of recording than the proxy does."""
+    try:
+        body = read_json(recording.request.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+@contextmanager
+def recordings(config: Path | None) -> Iterator[Recordings]:
+    """The recordings of a proxy with these settings, which may be running.
+
+    Raises:
+        Mistake: the settings or the directory can't be used.
+        ClickException: the disk or the database failed.
+    """
+    cache = settings_in_force(config).cache
+    with opened(cache) as found:
+        yield found
+
+
+@contextmanager
+def opened(cache: CacheSettings) -> Iterator[Recordings]:
+    """As `recordings`, with settings that have been read already."""
+    try:
+        shelf = Shelf.open(cache.directory, cache.size_limit) if _is_there(cache.directory) else None
+    except UnusableDirectory as error:
+        raise Mistake(str(error)) from error
+    try:
+        yield Recordings(cache, shelf)
+    except ShelfTrouble as trouble:
+        raise click.ClickException(f"cache.directory {cache.directory}: {trouble}") from trouble
+    finally:
+        if shelf is not None:
+            shelf.close()
+
+
+def _is_there(directory: Path) -> bool:
+    try:
+        (directory / _DATABASE).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # something is, and whoever opens it says what is wrong with it
+    return True
+
+
+def _beginning_with(prefix: str, keys: Sequence[str]) -> list[str]:
+    if prefix in keys:
+        return [prefix]
+    return [key for key in keys if prefix and key.startswith(prefix.lower())]
+
+
+def _problem(prefix: str, matches: Sequence[str]) -> str:
+    if not matches:
+        return f"{prefix!r}: no recording has a key that begins so; `reprise cache ls` shows the keys"
+    return f"{prefix!r}: the keys of {len(matches)} recordings begin so; give more of its digits"

@@ -1,0 +1,51 @@
+"""`reprise serve`: the proxy.
+
+The rule: what the program says to its user goes to stdout, what it says of requests goes to stderr.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from proxy import events
+from proxy.app import StartFailed
+from proxy.background import BackgroundStream
+from proxy.commands.options import Mistake, config_option, settings_in_force
+from proxy.config import Settings
+from proxy.run import run, serve
+from proxy.store.disk import UnusableDirectory
+
+
+@click.command("serve")
+@config_option
+@click.option("--host", metavar="H", help="Where to listen.")
+@click.option("--port", metavar="P", help="0 picks a free one.")
+@click.option("--upstream", metavar="URL", help="The API that is asked on a miss, such as https://api.openai.com/v1.")
+@click.option("--mode", metavar="MODE", help="cache, record, replay or passthrough.")
+def command(config: Path | None, host: str | None, port: str | None, upstream: str | None, mode: str | None) -> int:
+    """Run the proxy."""
+    given = {"server.host": host, "server.port": port, "upstream.base_url": upstream, "cache.mode": mode}
+    settings = settings_in_force(config, given)
+    with BackgroundStream(sys.stderr) as stderr:
+        events.configure(settings.log.format, settings.log.level, stderr)
+        try:
+            return run(serve(settings, partial(_announce, settings)))
+        except (StartFailed, UnusableDirectory) as error:
+            raise Mistake(str(error)) from error
+
+
+def _announce(settings: Settings, base_url: str) -> None:
+    lines = [f"export OPENAI_BASE_URL={base_url}"]
+    if sys.stdout.isatty():
+        lines += [
+            f"# mode {settings.cache.mode}, recordings in {settings.cache.directory}",
+            f"# upstream {settings.upstream.base_url}; Ctrl-C to stop",
+        ]
+    try:
+        print("\n".join(lines), flush=True)  # noqa: T201 - it is what the command is asked for
+    except OSError:
+        # Nobody reads it, and serving goes on; what is left in the buffer must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
