@@ -13,7 +13,6 @@
     │   ├── UpstreamInvalidResponse  502 upstream_invalid_response
     │   └── UpstreamTimeout          504 upstream_timeout
     ├── Draining                     503 draining
-    ├── Overloaded                   503 overloaded
     └── InternalError                500 internal_error, a bug of ours
     UpstreamBroken                   the upstream failed within a body: there is no status left to send
     ClientGone                       the client left, or takes nothing: there is nobody left to tell
@@ -107,11 +106,6 @@ class UpstreamTimeout(UpstreamFailed):
 
 class Draining(RepriseError):
     status, code = 503, "draining"
-    headers = ((b"Retry-After", b"1"),)
-
-
-class Overloaded(RepriseError):
-    status, code = 503, "overloaded"
     headers = ((b"Retry-After", b"1"),)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from proxy import policy
-from proxy.errors import UpstreamBroken
+from proxy.errors import InternalError, RepriseError, UpstreamBroken
 from proxy.live import Listener, LiveLog
 from proxy.question import Question
 from proxy.recorder import Take, judge, record
@@ -89,7 +89,8 @@ class Flight:
         try:
             self._answer = await self._flights.upstream.send(outgoing)
         except BaseException as fault:
-            self._settle(Verdict(stored=False, not_stored_because=getattr(fault, "code", "internal_error")))
+            error = fault if isinstance(fault, RepriseError) else InternalError
+            self._settle(Verdict(stored=False, not_stored_because=error.code))
             self._log.break_off(UpstreamBroken("no head"))
             raise
         head = self._answer.head

@@ -101,6 +101,8 @@ class Upstream:
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
         self._url = URL(settings.base_url, encoded=True)
+        host, slash, path = settings.base_url.partition("://")[2].partition("/")
+        self._host, self._path = host.encode(), slash + path
         connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_POOL_IDLE_S)
         # There is no public way to say what a connection is.
         connector._factory = partial(  # type: ignore[assignment]  # noqa: SLF001
@@ -186,10 +188,8 @@ class Upstream:
         return self._answer(response, attempts)
 
     def _request(self, outgoing: Outgoing) -> RequestBytes:
-        _, _, place = self._settings.base_url.partition("://")
-        host, slash, path = place.partition("/")
-        target = slash + path + outgoing.target.removeprefix("/v1")
-        fields = ((b"Host", host.encode()), *outgoing.headers, *outgoing.framing)
+        target = self._path + outgoing.target.removeprefix("/v1")
+        fields = ((b"Host", self._host), *outgoing.headers, *outgoing.framing)
         lines = (f"{outgoing.method} {target} HTTP/1.1".encode(), *(b"%b: %b" % field for field in fields), b"\r\n")
         length = len(outgoing.body or b"") if not callable(outgoing.body) else outgoing.length
         return RequestBytes(b"\r\n".join(lines), outgoing.body or b"", length)

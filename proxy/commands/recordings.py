@@ -16,10 +16,9 @@ from proxy.config import CacheSettings
 from proxy.recording import Recording
 from proxy.sse import read_json
 from proxy.store.codec import decode
+from proxy.store.directory import holds_store
 from proxy.store.disk import Shelf, ShelfTrouble, UnusableDirectory
 from proxy.store.summary import Summary
-
-_DATABASE = "cache.db"  # in a directory that has none nothing was ever recorded
 
 SHORT = 12
 """Digits of a key that tell it from all others, in all likelihood."""
@@ -114,7 +113,7 @@ def recordings(config: Path | None) -> Iterator[Recordings]:
 def opened(cache: CacheSettings) -> Iterator[Recordings]:
     """As `recordings`, with settings that have been read already."""
     try:
-        shelf = Shelf.open(cache.directory, cache.size_limit) if _is_there(cache.directory) else None
+        shelf = Shelf.open(cache.directory, cache.size_limit) if holds_store(cache.directory) else None
     except UnusableDirectory as error:
         raise Mistake(str(error)) from error
     try:
@@ -124,16 +123,6 @@ def opened(cache: CacheSettings) -> Iterator[Recordings]:
     finally:
         if shelf is not None:
             shelf.close()
-
-
-def _is_there(directory: Path) -> bool:
-    try:
-        (directory / _DATABASE).stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # something is, and whoever opens it says what is wrong with it
-    return True
 
 
 def _beginning_with(prefix: str, keys: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Recordings for the gateway: a memory tier in front of the disk, and the only threads of this program.
+"""Recordings for the gateway: a memory tier in front of the disk, and the threads that the disk is used from.
 
 The rule: trouble with the disk costs a recording, never an answer. It is a miss, and the log says so when it begins and
 when it is over.

@@ -30,6 +30,17 @@ class UnusableDirectory(Exception):
         self.directory = directory
 
 
+def holds_store(directory: Path) -> bool:
+    """Whether anything was ever recorded there; looking makes nothing."""
+    try:
+        (directory / DBNAME).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # something is there, and whoever opens it says what is wrong with it
+    return True
+
+
 def prepare(directory: Path, settings: Collection[str]) -> None:
     """Make sure of a directory that holds a database of ours, or an empty file to become one.
 
