@@ -16,6 +16,19 @@ from tests.by_hand import UpstreamByHand
 from tests.harness import PATIENCE_S, Proxy, ScriptedUpstream, settings
 
 StartProxy = Callable[..., Awaitable[Proxy]]
+WriteConfig = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteConfig:
+    """Write `config.yaml`, where it is looked for by one who works there."""
+
+    def write_config(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write_config
 
 
 class Log(io.StringIO):

@@ -1,7 +1,6 @@
 """Settings: where they come from, and which of them wins."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from proxy.config import KEYS, CacheSettings, ServerSettings, Settings, load
-
-Write = Callable[[str], Path]
+from tests.conftest import WriteConfig
 
 CANARY = "sk-CANARY-4711"
 CONFIG_YAML = Path(__file__).parent.parent / "config.yaml"
@@ -23,18 +21,6 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts where there is no `config.yaml`."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def write(directory: Path) -> Write:
-    """Write `config.yaml` where it is looked for."""
-
-    def write_config(text: str) -> Path:
-        path = directory / "config.yaml"
-        path.write_text(text)
-        return path
-
-    return write_config
 
 
 def test_config_yaml_shows_every_key_at_its_default_and_says_what_it_does() -> None:
@@ -62,7 +48,7 @@ def test_an_environment_is_read_only_where_it_is_handed_over(monkeypatch: pytest
     assert Settings().server.port == load(None, {}, {}).server.port == 8080
 
 
-def test_command_line_beats_environment_beats_file_beats_default(write: Write) -> None:
+def test_command_line_beats_environment_beats_file_beats_default(write: WriteConfig) -> None:
     """And each key for itself: a section in one place hides nothing of it in another."""
     write("server: {port: 1, read_timeout: 1s, write_timeout: 1s}\nlog: {level: debug}\n")
     environ = {"REPRISE_SERVER__PORT": "2", "REPRISE_SERVER__READ_TIMEOUT": "2s"}
@@ -84,7 +70,9 @@ def test_the_strongest_source_that_gives_a_key_wins(given_by: list[bool]) -> Non
     assert settings.cache.ttl == (1 if overridden else 2 if exported else 3 if written else 30 * 86_400)
 
 
-def test_a_named_file_beats_the_variable_and_the_variable_the_working_directory(directory: Path, write: Write) -> None:
+def test_a_named_file_beats_the_variable_and_the_variable_the_working_directory(
+    directory: Path, write: WriteConfig
+) -> None:
     """`--config`, else `$REPRISE_CONFIG`, else `./config.yaml`."""
     write("server: {port: 1}")
     (directory / "two.yaml").write_text("server: {port: 2}")
@@ -110,7 +98,7 @@ def test_a_named_file_beats_the_variable_and_the_variable_the_working_directory(
         "{}",
     ],
 )
-def test_what_is_left_empty_is_at_its_default(write: Write, text: str) -> None:
+def test_what_is_left_empty_is_at_its_default(write: WriteConfig, text: str) -> None:
     """A file, a section, a key."""
     write(text)
 
@@ -124,7 +112,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(directory: Path) -> None:
     assert load(None, {}, {}).server.port == 1
 
 
-def test_a_scalar_is_the_text_that_was_written(write: Write) -> None:
+def test_a_scalar_is_the_text_that_was_written(write: WriteConfig) -> None:
     """YAML would make 1.1, False and 8 of these."""
     write("upstream: {name: 1.10}\ncache: {directory: no}\nserver: {port: '0010'}")
 
@@ -135,7 +123,7 @@ def test_a_scalar_is_the_text_that_was_written(write: Write) -> None:
     assert settings.server.port == 10
 
 
-def test_a_variable_set_to_nothing_counts_as_unset(write: Write) -> None:
+def test_a_variable_set_to_nothing_counts_as_unset(write: WriteConfig) -> None:
     """Compose files and shells set variables to nothing where they mean none; an empty list is `[]`."""
     write("cache: {vary: [x-team]}")
 
@@ -149,7 +137,7 @@ def test_a_list_in_the_environment_is_json_or_has_commas(text: str) -> None:
     assert load(None, {}, {"REPRISE_CACHE__VARY": text}).cache.vary == ("x-a", "x-b")
 
 
-def test_an_api_key_can_stand_in_the_environment_under_its_own_name(write: Write) -> None:
+def test_an_api_key_can_stand_in_the_environment_under_its_own_name(write: WriteConfig) -> None:
     """So that a file can be shared and the key is not."""
     write("upstream: {api_key: '${OPENAI_API_KEY}'}")
 
@@ -159,7 +147,7 @@ def test_an_api_key_can_stand_in_the_environment_under_its_own_name(write: Write
     assert CANARY not in repr(settings)
 
 
-def test_only_the_reference_that_wins_is_looked_up(write: Write) -> None:
+def test_only_the_reference_that_wins_is_looked_up(write: WriteConfig) -> None:
     """A key given outright makes the one in the file beside the point."""
     write("upstream: {api_key: '${NOT_SET}'}")
 

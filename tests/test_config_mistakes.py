@@ -2,7 +2,6 @@
 
 import re
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import KEYS, SettingsError, load
+from tests.conftest import WriteConfig
 from tests.settings import problem, problems
-
-Write = Callable[[str], Path]
 
 YAML_MARKS = "server:{}[]&*!|>'\"%@#-?,\t\n 1ab~"
 CANARY = "sk-CANARY-4711"
@@ -31,18 +29,6 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts where there is no `config.yaml`."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def write(directory: Path) -> Write:
-    """Write `config.yaml` where it is looked for."""
-
-    def write_config(text: str) -> Path:
-        path = directory / "config.yaml"
-        path.write_text(text)
-        return path
-
-    return write_config
 
 
 @pytest.mark.parametrize(
@@ -92,14 +78,14 @@ def write(directory: Path) -> Write:
         ("[" * 5_000, "lists and mappings within each other, too many of them"),
     ],
 )
-def test_a_mistake_in_the_file_is_named_with_its_place_and_its_remedy(write: Write, text: str, told: str) -> None:
+def test_a_mistake_in_the_file_is_named_with_its_place_and_its_remedy(write: WriteConfig, text: str, told: str) -> None:
     """One line, which somebody who never saw the code can act on."""
     write(text)
 
     assert problems({}) == (f"config.yaml: {told}",)
 
 
-def test_the_error_says_one_problem_a_line(write: Write) -> None:
+def test_the_error_says_one_problem_a_line(write: WriteConfig) -> None:
     """Printed as it is, it can be read and searched."""
     write("cache: {ttl: soon, mode: off}")
 
@@ -109,7 +95,7 @@ def test_the_error_says_one_problem_a_line(write: Write) -> None:
     assert str(refused.value).splitlines() == list(refused.value.problems) == list(problems({}))
 
 
-def test_a_limit_that_the_default_of_another_key_exceeds_is_refused(write: Write) -> None:
+def test_a_limit_that_the_default_of_another_key_exceeds_is_refused(write: WriteConfig) -> None:
     """There is no place to name but the key that stands nowhere."""
     write("cache: {size_limit: 15MiB}")
 
@@ -166,7 +152,7 @@ def test_a_reference_to_a_variable_without_a_value_is_a_mistake() -> None:
     assert problems({}, environ) == problems({}, environ | {"NAMED": ""}) == told
 
 
-def test_a_mistake_is_looked_for_where_it_stands(write: Write) -> None:
+def test_a_mistake_is_looked_for_where_it_stands(write: WriteConfig) -> None:
     """A wrong value that another one overrides does no harm; the one that wins is the one that is named."""
     write("server: {port: x}\ncache: {ttl: x}")
 
@@ -175,7 +161,7 @@ def test_a_mistake_is_looked_for_where_it_stands(write: Write) -> None:
     )
 
 
-def test_all_mistakes_are_reported_at_once(write: Write) -> None:
+def test_all_mistakes_are_reported_at_once(write: WriteConfig) -> None:
     """Of every kind and from every place, so that nobody has to come back for the next."""
     both = "cache.scope is shared and upstream.api_key is set"
     write("cache: {sope: x, ttl: soon}\nserver: {host: 0.0.0.0, port: 1, port: 2}\nupstream: {api_key: '${NOT_SET}'}")
@@ -192,7 +178,7 @@ def test_all_mistakes_are_reported_at_once(write: Write) -> None:
     )
 
 
-def test_a_file_that_cannot_be_read_hides_no_other_mistake(write: Write) -> None:
+def test_a_file_that_cannot_be_read_hides_no_other_mistake(write: WriteConfig) -> None:
     """But what depends on what it would have said is not guessed at."""
     write("cache: [scope: credential")
 

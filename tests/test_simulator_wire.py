@@ -10,6 +10,7 @@ import pytest
 from aiohttp.web import RequestHandler
 
 from proxy.simulator import Rhythm, Simulator
+from tests.exchanges import until
 
 CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -120,12 +121,6 @@ def watch_writes(handler: RequestHandler, seen: Callable[[bytes], None]) -> None
         send(data)
 
     transport.write = write  # type: ignore[method-assign]  # a look over its shoulder
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110, no event tells what a server has noticed
-            await asyncio.sleep(0)
 
 
 async def test_a_chat_stream_has_one_event_a_chunk_and_ends_with_done(wire: Wire) -> None:
