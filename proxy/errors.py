@@ -7,12 +7,16 @@
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── RequestTimeout           408 request_timeout
     │   ├── BodyTooLarge             413 body_too_large
+    │   ├── TargetTooLong            414 target_too_long
+    │   ├── ExpectationFailed        417 expectation_failed
+    │   ├── HeadTooLarge             431 head_too_large
     │   └── ReplayMiss               504 replay_miss
     ├── UpstreamFailed               the upstream's doing, before a response head was passed on
     │   ├── UpstreamUnreachable      502 upstream_unreachable
     │   ├── UpstreamInvalidResponse  502 upstream_invalid_response
     │   └── UpstreamTimeout          504 upstream_timeout
     ├── Draining                     503 draining
+    ├── Overloaded                   503 overloaded
     └── InternalError                500 internal_error, a bug of ours
     UpstreamBroken                   the upstream failed within a body: there is no status left to send
     ClientGone                       the client left, or takes nothing: there is nobody left to tell
@@ -73,6 +77,18 @@ class BodyTooLarge(RequestRefused):
     status, code = 413, "body_too_large"
 
 
+class TargetTooLong(RequestRefused):
+    status, code = 414, "target_too_long"
+
+
+class ExpectationFailed(RequestRefused):
+    status, code = 417, "expectation_failed"
+
+
+class HeadTooLarge(RequestRefused):
+    status, code = 431, "head_too_large"
+
+
 class ReplayMiss(RequestRefused):
     """Nothing is recorded, and the upstream may not be asked. SDKs retry a 504 unless told not to."""
 
@@ -106,6 +122,13 @@ class UpstreamTimeout(UpstreamFailed):
 
 class Draining(RepriseError):
     status, code = 503, "draining"
+    headers = ((b"Retry-After", b"1"),)
+
+
+class Overloaded(RepriseError):
+    """A bound of the proxy's own was reached; the same request may be welcome a moment later."""
+
+    status, code = 503, "overloaded"
     headers = ((b"Retry-After", b"1"),)
 
 

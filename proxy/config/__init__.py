@@ -71,6 +71,8 @@ class ServerSettings(_Section):
     """Silence while a request's head or body is read; then it gets 408."""
     write_timeout: SomeSeconds = 60.0
     """A client that takes no byte of its answer for so long counts as gone."""
+    max_connections: Connections = 0
+    """Further connections wait in the system's queue to be accepted, idle ones count; 0 for no bound."""
     cors_origins: Listed[Origin] = ()
     """Origins whose pages may call the proxy, as browsers spell them, or `*`; preflights are then answered here."""
 
