@@ -3,6 +3,7 @@
 import pickle
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -129,6 +130,22 @@ def test_no_more_give_way_than_have_to(directory: Path) -> None:
         assert list(shelf.keys()) == [key_of(f"large {number}") for number in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("jump_s", [-1e8, 1e8])
+def test_a_clock_that_jumps_does_not_decide_who_gives_way(
+    directory: Path, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go in the order in which they were stored; one that is stored again is the latest."""
+    with closing(Shelf.open(directory, 950_000)) as shelf:
+        for number in range(4):
+            shelf.put(key_of(str(number)), noise(200_000), b"{}")
+        now_s = time.time()
+        monkeypatch.setattr(time, "time", lambda: now_s + jump_s)
+        for number in (0, 4, 5):
+            shelf.put(key_of(str(number)), noise(200_000), b"{}")
+
+        assert list(shelf.keys()) == [key_of(str(number)) for number in (3, 0, 4, 5)]
+
+
 @pytest.mark.parametrize(
     ("mode", "filename", "value"),
     [(0, None, b"x"), (2, None, b"x"), (3, None, b"x"), (4, None, b"x"), (1, "ab/cd/0.val", b"x"), (1, None, None)],
@@ -171,8 +188,9 @@ def test_no_file_is_removed_that_a_planted_row_names(directory: Path, shelf: She
     put(shelf, recording("replaced"))
     assert shelf.delete(key_of("deleted"))
     assert shelf.clear() == 2
-    plant_row(directory, key_of("evicted"), mode=2, filename="../outside", size=1000 * MIB)
-    put(shelf, recording("new"))
+    plant_row(directory, key_of("evicted"), mode=2, filename="../outside", size=9, value=noise(50_000))
+    shelf.size_limit_bytes = shelf.volume_bytes()
+    put(shelf, recording("new", [noise(20_000)]))
 
     assert list(shelf.keys()) == [key_of("new")]
     assert outside.exists()

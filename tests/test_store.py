@@ -13,11 +13,12 @@ import structlog
 from structlog.testing import LogCapture
 
 from proxy import store as store_module
-from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE, STORE_FAILED, STORE_RECOVERED, TieredStore
+from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE, TieredStore, health, upkeep
 from proxy.store.codec import encode
 from proxy.store.disk import Shelf, UnusableDirectory
+from proxy.store.health import STORE_FAILED, STORE_RECOVERED
 from tests.recordings import key_of, recording, sized
-from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, plant, put
+from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
 PATIENCE_S = 20.0
 
@@ -40,7 +41,9 @@ def shelf(directory: Path) -> Iterator[Shelf]:
 def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
     """What the store has logged of one event."""
     capture = LogCapture()
-    monkeypatch.setattr(store_module, "log", structlog.wrap_logger(None, processors=[capture]))
+    monkeypatch.setattr(health, "_SETTLED_S", 0.0)
+    for module in (store_module, health, upkeep):
+        monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
     return lambda event: [dict(entry) for entry in capture.entries if entry["event"] == event]
 
 
@@ -379,9 +382,13 @@ async def test_what_was_removed_while_it_was_read_does_not_stay(held: HeldShelf,
     assert await store.fetch(one.key) is None
 
 
-async def test_a_store_whose_directory_is_gone_is_not_writable(directory: Path, open_store: OpenStore) -> None:
-    """What would be written now nobody could ever read."""
+async def test_a_store_whose_directory_is_gone_is_not_writable(
+    directory: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be written now nobody could ever read; that it is made anew comes later."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", PATIENCE_S)
     store = await open_store()
+    await until(lambda: store._removals is not None)
     assert await store.is_writable()
 
     shutil.rmtree(directory)
@@ -419,3 +426,121 @@ async def test_a_planted_row_is_a_miss(
     assert not trace.exists()
     with closing(Shelf.open(directory, MIB)) as shelf:
         assert shelf.count == 0
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), ValueError("strange"), RuntimeError("no thread"), KeyError("row")])
+async def test_what_nobody_foresaw_is_a_miss_and_no_end_of_the_housekeeping(
+    fault: Exception,
+    held: HeldShelf,
+    open_store: OpenStore,
+    logged: Logged,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever a strange row makes of diskcache: the log hears of it once, and the store goes on when it is over."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", 0.01)
+    put(held, one := recording("one"))
+    held.may_read.set()
+    store = await open_store(0, held)
+
+    def fails(*_: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        for name in ("get", "put", "removals", "count_hits"):
+            patched.setattr(held, name, fails)
+        assert [await store.fetch(one.key) for _ in range(3)] == [None] * 3
+        assert store.keep(recording("two"))
+        store.count_hit(one.key)
+        await until(lambda: len(logged(STORE_FAILED)) == 4)
+
+    assert await store.fetch(one.key) == one
+    assert store.keep(recording("three"))
+    store.count_hit(one.key)
+    await until(lambda: len(logged(STORE_RECOVERED)) == 4)
+    assert len(logged(STORE_FAILED)) == 4
+
+
+async def test_a_trouble_that_comes_and_goes_is_told_once(
+    held: HeldShelf, open_store: OpenStore, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a nearly full disk every other recording may fit; that fills no log."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", PATIENCE_S)
+    held.may_read.set()
+    store = await open_store(0, held)
+
+    for _ in range(50):
+        with monkeypatch.context() as patched:
+            patched.setattr(held, "_newest", None)
+            assert await store.fetch(key_of("one")) is None
+        assert await store.fetch(key_of("one")) is None
+
+    assert len(logged(STORE_FAILED)) == len(logged(STORE_RECOVERED)) == 1
+
+
+async def test_those_that_wait_behind_a_lock_do_not_wait_for_minutes(
+    directory: Path, held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has waited for longer than it may fails with the one before it, instead of waiting as long once more."""
+    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.0)
+    held.may_write.clear()
+    store = await open_store(0, held)
+    recordings = [recording(str(number)) for number in range(30)]
+    assert all(store.keep(one) for one in recordings)
+    await until(lambda: held.puts == 1)
+
+    with another_process(HOLD_THE_LOCK, directory / "cache.db"):
+        held.may_write.set()
+        await until(lambda: not store._waiting)
+        assert held.puts == 1
+
+    assert store.keep(recordings[0])
+    await until(lambda: not store._waiting)
+    held.may_read.set()
+    assert await store.fetch(recordings[0].key) == recordings[0]
+
+
+async def test_new_limits_hold_while_it_is_open(open_store: OpenStore, shelf: Shelf) -> None:
+    """Memory shrinks at once, the disk with the next recording; both grow again as simply."""
+    store = await open_store(100_000)
+    for name in "abc":
+        assert store.keep(recording(name, [noise(30_000)]))
+    await until(lambda: not store._waiting)
+
+    store.resize(size_limit_bytes=100 * MIB, memory_limit_bytes=50_000)
+    assert [name for name in "abc" if store.recall(key_of(name))] == ["c"]
+    store.resize(size_limit_bytes=shelf.volume_bytes(), memory_limit_bytes=0)
+    assert store.recall(key_of("c")) is None
+    assert shelf.count == 3
+    assert store.keep(recording("d", [noise(40_000)]))
+    await until(lambda: not store._waiting)
+
+    assert list(shelf.keys())[-1] == key_of("d")
+    assert not await store.fetch(key_of("a"))
+    store.resize(size_limit_bytes=100 * MIB, memory_limit_bytes=100_000)
+    assert store.keep(recording("e", [noise(20_000)]))
+    assert store.recall(key_of("e"))
+
+
+async def test_a_store_whose_housekeeping_is_gone_closes(open_store: OpenStore) -> None:
+    """Even where no task is left to be waited for."""
+    store = await open_store()
+    for task in list(store._tasks):
+        task.cancel()
+    await until(lambda: not store._tasks)
+
+    await store.close()
+
+
+async def test_damage_that_can_not_be_removed_is_told_once(
+    directory: Path, shelf: Shelf, open_store: OpenStore, logged: Logged
+) -> None:
+    """A miss each time it is asked for, and one line while nothing can be written."""
+    put(shelf, one := recording("one"))
+    plant(directory, "UPDATE Cache SET value = substr(value, 1, 200)")
+    plant(directory, "CREATE TRIGGER stays BEFORE DELETE ON Cache BEGIN SELECT raise(ABORT, 'it stays'); END")
+    store = await open_store(0, shelf)
+
+    assert [await store.fetch(one.key) for _ in range(5)] == [None] * 5
+
+    assert [entry["what"] for entry in logged(STORE_FAILED)] == ["reading"]
+    assert not logged(RECORDING_DAMAGED)

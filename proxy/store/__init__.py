@@ -1,27 +1,29 @@
-"""Recordings for the gateway: a memory tier in front of the disk, and the threads that the disk is used from.
+"""Recordings for the gateway: a memory tier in front of the disk.
 
 The rule: trouble with the disk costs a recording, never an answer. It is a miss, and the log says so when it begins and
 when it is over.
 """
 
 import asyncio
-import threading
+import math
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
 from proxy.recording import Recording
 from proxy.store.codec import LARGEST_BYTES, Damaged, UnknownVersion, decode, encode, summary
-from proxy.store.disk import Shelf, ShelfTrouble
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf, ShelfDamaged, ShelfTrouble
+from proxy.store.health import Health
 from proxy.store.memory import Memory
+from proxy.store.threads import Threads
+from proxy.store.upkeep import Upkeep, open_shelf
 
-STORE_FAILED = "store_failed"
-STORE_RECOVERED = "store_recovered"
 RECORDING_DAMAGED = "recording_damaged"
 RECORDING_UNREADABLE = "recording_of_another_version"
 
@@ -29,10 +31,9 @@ WAITING_LIMIT_BYTES = 64 * 1024 * 1024
 """Of recordings that wait to be written. A disk takes that much in about a second; one that does not is in trouble,
 and what waits for it is memory that grows with every answer."""
 
-_READERS = 4  # so that a long recording does not hold up a short one
-_HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no more
+_HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no more, and a lost database is noticed
+_PATIENCE_S = 10.0  # behind writes that fail: each of them may take as long as a lock is waited for
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -71,6 +72,7 @@ class TieredStore:
 
     def __init__(self, shelf: Shelf, memory_limit_bytes: int) -> None:
         self._shelf = shelf
+        self._upkeep = Upkeep(shelf)
         self._memory = Memory(memory_limit_bytes)
         # Kept here until it is written, so that a key is never in neither place, even with no memory tier at all.
         self._waiting: dict[str, Recording] = {}
@@ -78,14 +80,14 @@ class TieredStore:
         self._loads: dict[str, asyncio.Task[Recording | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hits: Counter[str] = Counter()
-        self._removals: int | None = None
+        self._removals: object = None
         # Apart, since one may go on working while another fails, and the log would hear of it for ever.
-        self._reading, self._writing = _Health("reading"), _Health("writing")
-        self._probing, self._polling = _Health("probing"), _Health("polling")
-        self._readers = ThreadPoolExecutor(_READERS, "store-reader")
-        # One thread, so that two recordings of one key are written in their order.
-        self._writer = ThreadPoolExecutor(1, "store-writer")
-        self._gave_up = False
+        self._opening = Health("opening", UnusableDirectory)
+        self._reading, self._writing = Health("reading", ShelfTrouble), Health("writing", ShelfTrouble)
+        self._probing, self._polling = Health("probing", ShelfTrouble), Health("polling", ShelfTrouble)
+        self._counting = Health("counting", ShelfTrouble)
+        self._threads = Threads(shelf.close)
+        self._failed_s = -math.inf
         self._closing = asyncio.Event()
         self._start(self._keep_house())
 
@@ -98,8 +100,13 @@ class TieredStore:
         Raises:
             UnusableDirectory: there can be no store in that directory.
         """
-        shelf = await asyncio.to_thread(Shelf.open, directory, size_limit_bytes)
+        shelf = await asyncio.to_thread(open_shelf, directory, size_limit_bytes)
         return cls(shelf, memory_limit_bytes)
+
+    def resize(self, *, size_limit_bytes: int, memory_limit_bytes: int) -> None:
+        """Set new limits: in memory what is beyond them goes at once, on disk with the next recording."""
+        self._shelf.size_limit_bytes = size_limit_bytes
+        self._memory.resize(memory_limit_bytes)
 
     def recall(self, key: str) -> Recording | None:
         return self._waiting.get(key) or self._memory.get(key)
@@ -131,18 +138,17 @@ class TieredStore:
         if self._closing.is_set():
             return False
         with self._probing.watched():
-            await _in(self._readers, self._shelf.touch)
-        return not self._probing.failures
+            await self._threads.read(self._shelf.touch)
+        return self._probing.works
 
     async def close(self) -> None:
         if self._closing.is_set():
             return
         self._closing.set()
         # The housekeeping counts the last hits, after the last recording in the same thread.
-        await asyncio.wait(self._tasks)
-        await self._close_connections()
-        self._readers.shutdown()
-        self._writer.shutdown()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._threads.close()
 
     def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -159,7 +165,7 @@ class TieredStore:
         recording = None
         try:
             with self._reading.watched():
-                recording = await _in(self._readers, self._read, key)
+                recording = await self._threads.read(self._read, key)
         finally:
             if is_latest := self._loads.get(key) is asyncio.current_task():
                 del self._loads[key]
@@ -176,28 +182,31 @@ class TieredStore:
             log.info(RECORDING_UNREADABLE, key=key, reason=str(version))
             return None
         except Damaged as damage:
-            log.warning(RECORDING_DAMAGED, key=key, reason=str(damage))
             self._shelf.delete(key)
+            # Only now: where it can't be removed it would be said each time it is met.
+            log.warning(RECORDING_DAMAGED, key=key, reason=str(damage))
             return None
 
     async def _write(self, recording: Recording) -> None:
         try:
-            with self._writing.watched():
-                await _in(self._writer, self._put, recording)
+            with self._opening.watched(), self._writing.watched():
+                await self._threads.write(self._put, recording, time.monotonic())
         finally:
             self._waiting_bytes -= recording.size_bytes
             if self._waiting.get(recording.key) is recording:
                 del self._waiting[recording.key]
 
-    def _put(self, recording: Recording) -> None:
-        if self._gave_up:
-            raise ShelfTrouble("it failed before, and the program ends")
+    def _put(self, recording: Recording, kept_s: float) -> None:
+        # While it waited another one failed, and this one may take as long to fail, with more behind it.
+        if self._failed_s - kept_s > (0 if self._closing.is_set() else _PATIENCE_S):
+            raise ShelfTrouble("the disk failed before, and there is no time to wait for it")
+        entry = encode(recording), summary(recording).to_json()
         try:
-            self._shelf.put(recording.key, encode(recording), summary(recording).to_json())
-        except ShelfTrouble:
-            # Each further one may have to wait for a lock as well, and the end of the program with it.
-            self._gave_up = self._closing.is_set()
+            self._upkeep.put(recording.key, *entry)
+        except (ShelfTrouble, UnusableDirectory):
+            self._failed_s = time.monotonic()
             raise
+        self._failed_s = -math.inf
 
     async def _keep_house(self) -> None:
         while not self._closing.is_set():
@@ -206,55 +215,25 @@ class TieredStore:
                 async with asyncio.timeout(_HOUSEKEEPING_S):
                     await self._closing.wait()
             await self._flush_hits()
+            if not (self._writing.works and self._probing.works):
+                # One that was opened while nothing could be written keeps all others of this process from writing.
+                await self._threads.close_connections()
 
     async def _notice_removals(self) -> None:
-        with self._polling.watched():
-            removals = await _in(self._readers, self._shelf.removals)
-            if removals != self._removals and self._removals is not None:
+        in_order = False
+        with self._polling.watched(), suppress(ShelfDamaged):
+            removals = await self._threads.read(self._shelf.removals)
+            if self._removals not in (None, removals):
                 self._memory.clear()
                 self._loads.clear()
             self._removals = removals
+            in_order = removals is not None
+        if not in_order and self._polling.works:
+            with self._opening.watched(), self._writing.watched():
+                await self._threads.write(self._upkeep.examine)
 
     async def _flush_hits(self) -> None:
         hits, self._hits = self._hits, Counter()
         if hits:
-            with self._writing.watched():
-                await _in(self._writer, self._shelf.count_hits, hits)
-
-    async def _close_connections(self) -> None:
-        all_here = threading.Barrier(_READERS)
-
-        def close_one() -> None:
-            # Each thread has a connection; one that waits here for the others can't be given a second of these.
-            all_here.wait()
-            self._shelf.close()
-
-        readers = (_in(self._readers, close_one) for _ in range(_READERS))
-        await asyncio.gather(_in(self._writer, self._shelf.close), *readers)
-
-
-class _Health:
-    """Whether something works. The log hears of it when that changes, not each time."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self.failures = 0
-        """Since it last worked."""
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Take note of how this goes; trouble with the shelf ends here."""
-        trouble = None
-        try:
-            yield
-        except ShelfTrouble as caught:
-            trouble = caught
-        if trouble and not self.failures:
-            log.error(STORE_FAILED, what=self._what, reason=str(trouble))
-        if self.failures and not trouble:
-            log.warning(STORE_RECOVERED, what=self._what, failures=self.failures)
-        self.failures = self.failures + 1 if trouble else 0
-
-
-async def _in(threads: Executor, call: Callable[_P, _T], *args: _P.args, **_: _P.kwargs) -> _T:
-    return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
+            with self._counting.watched():
+                await self._threads.write(self._shelf.count_hits, hits)

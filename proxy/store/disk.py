@@ -1,7 +1,6 @@
 """Recordings on disk: entries under their keys in one SQLite database, by way of diskcache. Everything here blocks.
 
-The rule: what is read here is data. diskcache would unpickle what it finds, and open or remove any file that a row
-names (CVE-2025-69872), so `BytesDisk` knows bytes within a row and nothing else.
+The rule: an entry is there whole or not at all, and everything that goes wrong is a `ShelfTrouble`.
 
 Entries of every size are kept in their rows, none in files beside the database, because
 
@@ -11,37 +10,26 @@ Entries of every size are kept in their rows, none in files beside the database,
   fast as a file of diskcache's, one of 2 MB is written as fast and read in 0.7 ms;
 - diskcache's volume counts rows by the database's pages and files without their blocks and directories.
 
-A database gives pages back only with `auto_vacuum` FULL (diskcache's default, stated here); without it the volume of a
-full one would never fall again, and each new recording would drive out all others. Keys have an index: a look-up took
-11 µs among 10,000 recordings and 14 µs among a million.
+A database gives pages back only with `auto_vacuum` FULL (diskcache's default, stated in its settings); without it the
+volume of a full one would never fall again, and each new recording would drive out all others. Keys have an index: a
+look-up took 11 µs among 10,000 recordings and 14 µs among a million.
 """
 
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import diskcache
-from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW
-
 from proxy.store.codec import Damaged, Summary
-from proxy.store.directory import LOCK_TIMEOUT_S, UnusableDirectory, prepare, unusable_database
+from proxy.store.database import BytesDisk, ShelfDamaged, ShelfTrouble, open_database, translated_errors
+from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, UnusableDirectory, file_id
 
-__all__ = ["BytesDisk", "Shelf", "ShelfTrouble", "UnusableDirectory"]
+__all__ = ["BytesDisk", "Shelf", "ShelfDamaged", "ShelfTrouble", "UnusableDirectory"]
 
-# All settings are given, because diskcache takes over what it finds in the database for those that are not.
-_SETTINGS = DEFAULT_SETTINGS | {
-    "eviction_policy": "least-recently-stored",  # the others write on every read
-    "cull_limit": 0,  # it evicts ten rows whatever their size, the new one too if there are no more; see `_make_room`
-    "statistics": 0,  # they write on every read too
-    "sqlite_auto_vacuum": 1,
-    "sqlite_cache_size": 2048,  # pages, 8 MB: each thread has a cache of its own, and the kernel has one for all
-    "sqlite_journal_size_limit": 16 * 1024 * 1024,  # the write-ahead log never shrinks by itself
-    "sqlite_mmap_size": 0,  # a mapped page that can't be read is a signal that kills the process
-}
 _PAGE_ROWS = 1000
 
 _ROWS = """
@@ -51,42 +39,9 @@ _ROWS = """
 """
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
 _COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
-_BY_AGE = "SELECT rowid, size + coalesce(length(value), 0) FROM Cache ORDER BY store_time"
+# In the order in which they were stored, and not by the clock, which may have been wrong for some of them.
+_BY_AGE = "SELECT rowid, coalesce(length(value), 0) FROM Cache ORDER BY rowid"
 _TOUCH = "UPDATE Settings SET value = value WHERE key = 'count'"
-
-
-class ShelfTrouble(Exception):
-    """The disk or the database failed at this call; the next may do better. The message is the reason."""
-
-
-class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Bytes under text keys, in rows; whatever else a row may hold is refused unread."""
-
-    def put(self, key: object) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise TypeError("a key is text")
-        return key, True
-
-    def get(self, key: object, raw: object) -> str:
-        if type(key) is not str or not raw:
-            raise Damaged("its row has a key that is not ours")
-        return key
-
-    def store(self, value: object, read: object, **_: object) -> tuple[int, int, None, bytes]:
-        if type(value) is not bytes or read:
-            raise TypeError("a value is bytes")
-        return 0, MODE_RAW, None, value
-
-    def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
-        if mode != MODE_RAW or filename is not None or type(value) is not bytes or read:
-            raise Damaged("its row holds something that is not ours")
-        return value
-
-    def filename(self, *_: object) -> tuple[str, str]:
-        raise TypeError("there are no files beside the database")
-
-    def remove(self, file_path: object) -> None:
-        """Leave it alone: no row of ours names a file."""
 
 
 class Shelf:
@@ -96,27 +51,36 @@ class Shelf:
     where the disk or the database fails.
     """
 
-    def __init__(self, cache: diskcache.Cache) -> None:
-        self._cache = cache
-        self._file = Path(cache.directory) / DBNAME
+    def __init__(self, directory: Path, size_limit_bytes: int) -> None:
+        self.directory = directory
+        self.size_limit_bytes = size_limit_bytes
+        """Holds from the next `put` on."""
+        self.opened: FileId
+        """The file of the database that is in use."""
+        self._file = directory / DATABASE
+        self._used = threading.local()
+        self.reopen()
 
     @classmethod
     def open(cls, directory: Path, size_limit_bytes: int) -> Self:
         """Open a directory, made if it is not there. The oldest recordings give way when it is full.
 
         Raises:
-            UnusableDirectory: there can be no store in it.
+            UnusableDirectory: there can be no store in it; `DamagedDatabase` if its database is broken.
         """
-        directory = directory.absolute()
-        settings = _SETTINGS | {"size_limit": size_limit_bytes}
-        prepare(directory, settings)
-        try:
-            cache = diskcache.Cache(str(directory), timeout=LOCK_TIMEOUT_S, disk=BytesDisk, **settings)
-        except sqlite3.Error as error:
-            raise unusable_database(directory, error) from error
-        # The thread that opens it may never use it again.
-        cache.close()
-        return cls(cache)
+        return cls(directory.absolute(), size_limit_bytes)
+
+    def reopen(self) -> None:
+        """Open what is in the directory now; from here on every thread uses that.
+
+        Raises:
+            UnusableDirectory: as `open` does.
+        """
+        self._newest, self.opened = open_database(self.directory)
+
+    def is_in_place(self) -> bool:
+        """Whether the database has its name: what is written to one that was moved or removed, nobody will find."""
+        return file_id(self._file) == self.opened
 
     def get(self, key: str) -> bytes | None:
         """The entry under a key.
@@ -124,13 +88,17 @@ class Shelf:
         Raises:
             Damaged: the row is not one that `put` wrote.
         """
+        if not self.is_in_place():
+            return None
         with self._troubles():
             entry: bytes | None = self._cache.get(key)
             return entry
 
     def put(self, key: str, entry: bytes, summary: bytes) -> None:
         """Store an entry and what a listing shows of it, in place of what was there."""
-        with self._troubles():
+        with self._troubles(), self._cache.transact():
+            # A row that is written over keeps its place in the order of storing.
+            self._cache.delete(key)
             self._cache.set(key, entry, tag=summary)
         self._make_room()
 
@@ -150,7 +118,7 @@ class Shelf:
         return count
 
     def summaries(self) -> Iterator[tuple[Summary, int, int]]:
-        """Summary, bytes on disk and hits of each recording, in the order in which they first came.
+        """Summary, bytes on disk and hits of each recording, in the order in which they were stored.
 
         No entry is read: the summary is diskcache's tag, for which diskcache has no listing. The connection is one that
         can only read, so that a listing never waits for a writer, and a page of rows at a time is taken, so that no
@@ -177,9 +145,11 @@ class Shelf:
 
     def volume_bytes(self) -> int:
         """What they take on disk, as the size limit counts it."""
-        with self._troubles():
-            volume: int = self._cache.volume()
-            return volume
+        # Not diskcache's volume: that adds a number of its own, which may be anything once the database was damaged.
+        with self._connection("ro") as connection:
+            ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+            ((page_bytes,),) = connection.execute("PRAGMA page_size").fetchall()
+            return int(pages) * int(page_bytes)
 
     def count_hits(self, hits: Mapping[str, int]) -> None:
         """Add to the hits of recordings, in one transaction; those that are gone are passed over."""
@@ -188,11 +158,13 @@ class Shelf:
             connection.executemany(_COUNT_HITS, [(count, key) for key, count in hits.items()])
             connection.execute("COMMIT")
 
-    def removals(self) -> int:
-        """A number that is another one whenever somebody, in whatever process, has removed a recording on purpose."""
+    def removals(self) -> object:
+        """Something that is different whenever somebody has removed a recording on purpose, or the whole database."""
+        if not self.is_in_place():
+            return None
         with self._connection("ro") as connection:
             ((number,),) = connection.execute("PRAGMA user_version").fetchall()
-            return int(number)
+            return self.opened, number
 
     def touch(self) -> None:
         """Write something, to see whether that can be done."""
@@ -201,10 +173,19 @@ class Shelf:
 
     def close(self) -> None:
         """Close the calling thread's connection. It may use the shelf again, and gets another one."""
-        self._cache.close()
+        if (used := getattr(self._used, "cache", None)) is not None:
+            used.close()
+
+    @property
+    def _cache(self) -> Any:  # noqa: ANN401 - diskcache has no types
+        """The newest, in the calling thread; only there can its connection to the one before be closed."""
+        if getattr(self._used, "cache", None) is not self._newest:
+            self.close()
+            self._used.cache = self._newest
+        return self._newest
 
     def _make_room(self) -> None:
-        while (excess_bytes := self.volume_bytes() - self._cache.size_limit) > 0:
+        while (excess_bytes := self.volume_bytes() - self.size_limit_bytes) > 0:
             with self._connection("rw") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 evicted = _oldest(connection.execute(_BY_AGE), excess_bytes)
@@ -229,7 +210,7 @@ class Shelf:
     def _connection(self, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
         uri = f"{self._file.as_uri()}?mode={mode}"
         with (
-            self._troubles(),
+            translated_errors(),
             closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as connection,
         ):
             yield connection
@@ -237,13 +218,13 @@ class Shelf:
     @contextmanager
     def _troubles(self) -> Iterator[None]:
         try:
-            yield
-        except diskcache.Timeout as error:
-            raise ShelfTrouble("the database is locked or can't be written") from error
-        except (sqlite3.Error, OSError) as error:
-            # A connection whose COMMIT failed is still within its transaction, and would refuse to begin another.
-            self._cache.close()
-            raise ShelfTrouble(str(error)) from error
+            with translated_errors():
+                yield
+        except ShelfTrouble:
+            # A connection whose COMMIT failed is still within its transaction, and would refuse to begin another; one
+            # that was made while nothing could be written will never write.
+            self.close()
+            raise
 
 
 def _oldest(rows: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int]]:

@@ -30,10 +30,18 @@ class Memory:
             return
         self._recordings[recording.key] = recording
         self._used_bytes += recording.size_bytes
-        while self._used_bytes > self._limit_bytes:
-            _, oldest = self._recordings.popitem(last=False)
-            self._used_bytes -= oldest.size_bytes
+        self._make_room()
+
+    def resize(self, limit_bytes: int) -> None:
+        """What is beyond the new limit is let go at once."""
+        self._limit_bytes = limit_bytes
+        self._make_room()
 
     def clear(self) -> None:
         self._recordings.clear()
         self._used_bytes = 0
+
+    def _make_room(self) -> None:
+        while self._used_bytes > self._limit_bytes:
+            _, oldest = self._recordings.popitem(last=False)
+            self._used_bytes -= oldest.size_bytes

@@ -1,0 +1,152 @@
+"""What befalls the database beneath a running proxy, noticed and made good: it is moved, removed, or damaged.
+
+The rule: recordings were paid for, so what can't be read any more is moved aside and not destroyed, and the log says
+where it is.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from proxy.store.directory import COMPANIONS, DATABASE, DamagedDatabase, FileId, file_id
+from proxy.store.disk import Shelf, ShelfDamaged, ShelfTrouble
+
+STORE_SET_ASIDE = "store_set_aside"
+STORE_OPENED_ANEW = "store_opened_anew"
+
+_ASIDE = ".damaged-"
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+def open_shelf(directory: Path, size_limit_bytes: int) -> Shelf:
+    """Open a shelf for the proxy: a database that is not one any more makes way for a new one.
+
+    Raises:
+        UnusableDirectory: there can be no store in that directory.
+    """
+    try:
+        return Shelf.open(directory, size_limit_bytes)
+    except DamagedDatabase as refused:
+        damage = refused
+    _make_way(damage)
+    return Shelf.open(directory, size_limit_bytes)
+
+
+class Upkeep:
+    """Writes to a shelf, and sees to it that there is one. For one thread."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def put(self, key: str, entry: bytes, summary: bytes) -> None:
+        """Store an entry where it can be found again.
+
+        Raises:
+            ShelfTrouble: the disk or the database fails.
+            UnusableDirectory: the directory is gone, and there can be no other in its place.
+        """
+        self.tend()
+        try:
+            self._shelf.put(key, entry, summary)
+        except ShelfDamaged as refused:
+            damage = refused
+        else:
+            return
+        self._replace(str(damage))
+        self._shelf.put(key, entry, summary)
+
+    def tend(self) -> None:
+        """Open what is there now, if somebody has moved or removed the database.
+
+        Raises:
+            UnusableDirectory: nothing can be there.
+        """
+        if self._shelf.is_in_place():
+            return
+        self._reopen()
+        log.error(STORE_OPENED_ANEW, directory=str(self._shelf.directory), reason="its database was moved or removed")
+
+    def examine(self) -> None:
+        """Replace a database that is gone, or that nobody could open any more.
+
+        Raises:
+            ShelfTrouble, UnusableDirectory: there can be no other in its place.
+        """
+        self.tend()
+        try:
+            self._shelf.removals()
+        except ShelfDamaged as refused:
+            damage = refused
+        else:
+            return
+        self._replace(str(damage))
+
+    def _replace(self, reason: str) -> None:
+        try:
+            _set_aside(self._shelf.directory, self._shelf.opened, reason)
+        except OSError as error:
+            raise ShelfTrouble(f"{reason}, and it can't be moved aside ({error.strerror})") from error
+        self._reopen()
+
+    def _reopen(self) -> None:
+        try:
+            self._shelf.reopen()
+        except DamagedDatabase as refused:
+            damage = refused
+        else:
+            return
+        _make_way(damage)
+        self._shelf.reopen()
+
+
+def _make_way(damage: DamagedDatabase) -> None:
+    try:
+        _set_aside(damage.directory, damage.damaged, damage.reason)
+    except OSError as error:
+        raise damage from error
+
+
+def _set_aside(directory: Path, damaged: FileId, reason: str) -> None:
+    database = directory / DATABASE
+    with _alone_in(directory):
+        if file_id(database) != damaged:
+            return
+        aside = directory / f"{DATABASE}{_ASIDE}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        # The database goes last: without what stands beside it it is no less damaged, but a new one would be with it.
+        for companion in (*COMPANIONS, ""):
+            with suppress(FileNotFoundError):
+                (directory / f"{DATABASE}{companion}").rename(directory / f"{aside.name}{companion}")
+        removed = _keep_the_largest(directory)
+    log.error(STORE_SET_ASIDE, path=str(aside), reason=reason, removed=removed)
+
+
+def _keep_the_largest(directory: Path) -> list[str]:
+    """Keep one damaged database, that with the most in it, so that a failing disk is not filled up with them."""
+    found = [path for path in directory.glob(f"{DATABASE}{_ASIDE}*Z") if path.is_file()]
+    *smaller, _ = sorted(found, key=lambda path: (_size_bytes(path), path.name))
+    for path in smaller:
+        for companion in ("", *COMPANIONS):
+            path.with_name(path.name + companion).unlink(missing_ok=True)
+    return [path.name for path in smaller]
+
+
+def _size_bytes(database: Path) -> int:
+    written_ahead = database.with_name(database.name + COMPANIONS[0])
+    return database.stat().st_size + (written_ahead.stat().st_size if written_ahead.exists() else 0)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep out other processes that would do the same: the second one would move away the first one's new database."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
