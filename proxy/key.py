@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
+from unicodedata import normalize
 
 import orjson
 
@@ -18,12 +19,18 @@ SHARED_SCOPE = "shared"
 """The scope of a store that serves every caller alike."""
 
 _KEY_VERSION = "reprise key 1"  # to be changed with anything below that gives an old request a new key
-_CREDENTIAL_FIELDS = ("authorization", "api-key", "x-api-key", "openai-organization", "openai-project")
+
+# One field too few would give a caller's answers to another, one too many costs a miss. So the credentials of gateways
+# and clouds (x-goog-api-key, ocp-apim-subscription-key, helicone-auth) are known by how their names end.
+_CREDENTIAL = re.compile(r"(?:.*-)?(?:authorization|auth|(?<!idempotency-)key|apikey|token|secret)")
+_PAYERS = frozenset(("openai-organization", "openai-project"))
+
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # of an array, RFC 6901 section 4
 
 Reason = Literal[
     "content_type",
     "content_encoding",
+    "override",
     "not_json",
     "ambiguous_json",
     "not_an_object",
@@ -61,9 +68,9 @@ def canonical_body(raw: bytes, ignore: Sequence[tuple[str, ...]] = ()) -> Canoni
 
     Raises:
         Uncacheable: `not_json`, also for what RFC 8259 permits and readers disagree about (a lone surrogate, a number
-            beyond a double); `not_an_object`; `ambiguous_json` for a name given twice, an integer outside
-            [-2^63, 2^64) or a number too small for a double; `too_deep` for more than 254 arrays and objects within
-            each other.
+            beyond a double); `not_an_object`; `ambiguous_json` for names in one object that are one name to some
+            reader, an integer outside [-2^63, 2^64) or a number too small for a double; `too_deep` for more than 254
+            arrays and objects within each other.
     """
     members = _read_strictly(raw)
     try:
@@ -109,15 +116,28 @@ def choices_expected(members: Mapping[str, Any], path: str) -> int:
 def selected_headers(headers: Iterable[tuple[str, str]], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The fields of these names, in the order of `names` and in lower case; absent ones are left out.
 
-    A field that came more than once is there more than once, in the order in which it came.
+    A field that came more than once is there more than once, in the order in which it came. One whose name has `_` for
+    `-` is there under the name that it came with: a server that speaks CGI can't tell the two apart (RFC 3875 section
+    4.1.18), others can.
     """
     fields = [(name.lower(), value) for name, value in headers]
-    return tuple(field for name in names for field in fields if field[0] == name.lower())
+    return tuple(field for name in names for field in fields if with_hyphens(field[0]) == with_hyphens(name.lower()))
+
+
+def with_hyphens(name: str) -> str:
+    """The name of a header as a server that speaks CGI takes it."""
+    return name.replace("_", "-")
 
 
 def credential_scope(headers: Iterable[tuple[str, str]]) -> str:
-    """The scope of one caller's credential, organization and project, as a digest that does not reveal them."""
-    return _digest(_flat(selected_headers(headers, _CREDENTIAL_FIELDS)))
+    """The scope of one caller's credentials, organization and project, as a digest that does not reveal them."""
+    fields = [(name.lower(), value) for name, value in headers]
+    credentials = [field for field in fields if _is_credential(field[0])]
+    # Where there is a credential a cookie is none: HTTP clients send back those that a CDN sets, new ones all the time.
+    sessions = [field for field in fields if field[0] == "cookie" and not credentials]
+    payers = [field for field in fields if with_hyphens(field[0]) in _PAYERS]
+    # The sort keeps fields of one name in their order.
+    return _digest(_flat(sorted(credentials + sessions + payers, key=lambda field: field[0])))
 
 
 def cache_key(request: RecordedRequest, *, upstream: str, scope: str) -> str:
@@ -143,12 +163,24 @@ def _read_strictly(raw: bytes) -> dict[str, Any]:
     return value
 
 
+def _is_credential(name: str) -> bool:
+    return _CREDENTIAL.fullmatch(with_hyphens(name)) is not None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Of two members of one name some readers take the first, some the last.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise Uncacheable("ambiguous_json", "a name appears twice in one object")
+    if len({_as_loosely_read(name) for name in members}) != len(pairs):
+        raise Uncacheable("ambiguous_json", "two names in one object are one to some readers")
     return members
+
+
+def _as_loosely_read(name: str) -> str:
+    # Go's and .NET's readers match the names of members whatever their case, Swift compares texts whatever their normal
+    # form, and a reader in C may end them at NUL. Such a reader takes one of two, and the key knows no order.
+    return normalize("NFC", name.partition("\0")[0].casefold())
 
 
 def _integer(text: str) -> orjson.Fragment:

@@ -3,6 +3,7 @@
 The rule: whatever two upstreams, or two readers, could understand differently is no question, and is only passed on.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +19,20 @@ from proxy.key import (
     refuse_stateful,
     selected_headers,
     wants_stream,
+    with_hyphens,
 )
 from proxy.recording import Headers, RecordedRequest
+
+# JSON has no parameters (RFC 8259 section 11). The one that is often sent may only say what is so anyway; others could
+# name another charset to a reader that knows them (`charset*`), or a second type (`x=y, text/plain`).
+_JSON_IN_UTF_8 = re.compile(
+    r'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*(?:utf-8|"utf-8")[ \t]*)?;?', re.IGNORECASE
+)
+
+# To a server that heeds one of these it is another request than its method and target say, with an answer of its own.
+_OVERRIDES = frozenset(
+    ("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,7 @@ class KeyRules:
         # What `Connection` takes away the upstream will not see, so it can't tell answers apart.
         seen = headers.end_to_end(fields)
         texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in seen]
+        _refuse_overrides(texts)
         request = RecordedRequest(
             method=method,
             path=target,
@@ -76,14 +90,13 @@ class KeyRules:
 
 def _refuse_other_than_json(fields: Headers) -> None:
     types = headers.values(fields, b"content-type")
-    if len(types) != 1 or headers.media_type(types[0].encode("latin-1")) != b"application/json":
-        raise Uncacheable("content_type", "the request's content type is not application/json")
-    if _names_other_charset(types[0]):
-        raise Uncacheable("content_type", f"JSON is UTF-8, and this request says otherwise: {types[0]}")
+    if len(types) != 1 or not _JSON_IN_UTF_8.fullmatch(types[0]):
+        raise Uncacheable("content_type", "the request's content type is not plainly application/json, in UTF-8")
     if headers.is_encoded(fields):
         raise Uncacheable("content_encoding", "the request's body is compressed")
 
 
-def _names_other_charset(content_type: str) -> bool:
-    parameters = (item.partition("=") for item in content_type.lower().split(";")[1:])
-    return any(name.strip() == "charset" and value.strip(' "') != "utf-8" for name, _, value in parameters)
+def _refuse_overrides(fields: Sequence[tuple[str, str]]) -> None:
+    for name, _ in fields:
+        if with_hyphens(name.lower()) in _OVERRIDES:
+            raise Uncacheable("override", f"to some servers its {name} makes it another request")

@@ -41,12 +41,14 @@ NUMBERS = st.builds(
 )
 # Escapes, controls, a combining accent, the ends of the surrogate gap, a byte order mark, beyond the basic plane.
 TEXTS = st.text('aAe1 /"\\\x00\n\x1f\x7f\x80\u00e9\u0301\u2028\ud7ff\ue000\ufeff\uffff\U00010000\U0001f600', max_size=6)
+# No two of them are one name to a reader that does not mind case or normal forms.
+NAMES = st.text('ae1 /"\\\n\x1f\x7f\x80\u00e9\u2028\ud7ff\ue000\ufeff\uffff\U00010000\U0001f600', max_size=6)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=12,
 )
-OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=5)
+OBJECTS = st.dictionaries(NAMES, VALUES, max_size=5)
 RANDOMS = st.builds(Random, st.integers(0, 2**32))
 
 
@@ -174,7 +176,7 @@ def test_values_that_a_reader_could_tell_apart_differ(spellings: list[str]) -> N
 
 def test_names_are_sorted_by_code_point() -> None:
     """Not by locale, length or UTF-16 unit."""
-    names = ["b", "a", "B", "aa", "", "\u00e9", "\uffff", "\U00010000", "10", "9"]
+    names = ["b", "a", "C", "aa", "", "\u00e9", "\uffff", "\U00010000", "10", "9"]
     body = orjson.dumps(dict.fromkeys(names))
 
     assert list(orjson.loads(canonical(body))) == sorted(names)
@@ -214,6 +216,31 @@ def test_a_number_that_readers_would_round_is_refused(number: str) -> None:
 def test_a_name_given_twice_is_refused(body: str) -> None:
     """Some readers take the first, some the last, however the name is spelled and wherever it stands."""
     assert refusal(body) == "ambiguous_json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model":"a","Model":"b"}',
+        '{"x":[{"stream":true,"STREAM":false}]}',
+        r'{"stream":true,"\u017ftream":false}',
+        r'{"key":1,"\u212aey":2}',
+        '{"stra\u00dfe":1,"STRASSE":2}',
+        '{"caf\u00e9":1,"cafe\u0301":2}',
+        r'{"model":1,"model\u0000x":2}',
+        r'{"":1,"\u0000":2}',
+    ],
+)
+def test_names_that_are_one_to_some_reader_are_refused(body: str) -> None:
+    """Such a reader takes the one or the other by their order, which is no part of the key."""
+    assert refusal(body) == "ambiguous_json"
+
+
+def test_names_that_are_two_to_every_reader_are_kept() -> None:
+    """Nothing is trimmed, and no two letters are taken for one because they look alike."""
+    body = r'{" a":1,"a":2,"a ":3,"a_":4,"a-":5,"b":{"a":6},"e":7,"\u00e9":8,"\u0430":9}'
+
+    assert len(orjson.loads(canonical(body))) == 9
 
 
 @pytest.mark.parametrize(
@@ -456,6 +483,16 @@ def test_selected_headers_keep_values_apart_and_in_order() -> None:
     assert selected == (("openai-beta", "one"), ("openai-beta", "two"), ("x-a", ""), ("x-b", "2"))
 
 
+def test_a_header_that_a_server_could_take_for_a_vary_header_is_selected() -> None:
+    """CGI knows no difference between `_` and `-`, other servers do: it counts, under its own name."""
+    named = [("openai-beta", "x")], [("OpenAI_Beta", "x")], [("openai_beta", "x"), ("openai-beta", "x")]
+
+    selected = [selected_headers(headers, ["openai-beta"]) for headers in named]
+
+    assert selected[1] == (("openai_beta", "x"),)
+    assert len({(), *selected}) == 4
+
+
 def test_each_credential_organization_and_project_has_a_scope_of_its_own() -> None:
     """So has none at all, an empty one, and two at once."""
     callers: list[list[tuple[str, str]]] = [
@@ -471,6 +508,18 @@ def test_each_credential_organization_and_project_has_a_scope_of_its_own() -> No
         [("x-api-key", "Bearer a")],
         [("authorization", "Bearer a"), ("openai-organization", "o")],
         [("authorization", "Bearer a"), ("openai-project", "o")],
+        [("authorization", "Basic a")],
+        [("authorization", "Bearer a ")],
+        [("cookie", "Bearer a")],
+        [("cookie", "a"), ("cookie", "b")],
+        [("x-goog-api-key", "Bearer a")],
+        [("ocp-apim-subscription-key", "Bearer a")],
+        [("cf-aig-authorization", "Bearer a")],
+        [("helicone-auth", "Bearer a")],
+        [("x-auth-token", "Bearer a")],
+        [("x_api_key", "Bearer a")],
+        [("apikey", "Bearer a")],
+        [("openai_project", "o")],
     ]
 
     assert len({credential_scope(caller) for caller in callers} | {SHARED_SCOPE}) == len(callers) + 1
@@ -480,6 +529,7 @@ def test_a_scope_is_the_same_for_each_request_of_a_caller_and_does_not_reveal_th
     """Neither the order nor the spelling of the fields matters, nor does what clients add to each request."""
     first = [("Authorization", "Bearer sk-CANARY"), ("OpenAI-Organization", "o"), ("x-stainless-retry-count", "0")]
     second = [("user-agent", "x"), ("openai-organization", "o"), ("authorization", "Bearer sk-CANARY")]
+    second += [("idempotency-key", "1"), ("x-idempotency_key", "1"), ("author", "x"), ("x-max-tokens", "5")]
 
     assert credential_scope(first) == credential_scope(second)
     assert "CANARY" not in credential_scope(first)

@@ -120,6 +120,7 @@ NOISE = {
     "Idempotency-Key": "another",
     "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "X-Client-Request-Id": "another",
+    "Cookie": "session=another",
     "OpenAI-Organization": "org-another",
     "Content-Type": "application/json; charset=UTF-8",
     "Content-Encoding": "identity",
@@ -186,7 +187,7 @@ async def test_what_connection_takes_away_makes_no_difference(proxy: Proxy, upst
 async def test_in_the_scope_of_credentials_each_caller_has_its_own(
     start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    """Credential, organization and project tell callers apart; all else does so no more than elsewhere."""
+    """Credentials, organization and project tell callers apart; all else does so no more than elsewhere."""
     proxy = await start_proxy(cache__scope="credential")
     upstream.will_send(plain(ANSWER))
     callers: list[dict[str, str]] = [
@@ -195,6 +196,7 @@ async def test_in_the_scope_of_credentials_each_caller_has_its_own(
         {"Authorization": "bearer sk-CANARY"},
         {"Api-Key": "sk-CANARY"},
         {"X-Api-Key": "sk-CANARY"},
+        {"X-Goog-Api-Key": "sk-CANARY"},
         {"OpenAI-Organization": "org"},
         {"OpenAI-Project": "org"},
         {"OpenAI-Organization": "org", "OpenAI-Project": "org"},
@@ -202,7 +204,9 @@ async def test_in_the_scope_of_credentials_each_caller_has_its_own(
 
     for told in ("MISS", "HIT"):
         assert await words(*(proxy.ask(headers=caller) for caller in callers)) == [told] * len(callers)
-    assert await word(proxy.ask(headers={"User-Agent": "another/1.0", "Cookie": "a=b"})) == "HIT"
+    assert (
+        await word(proxy.ask(headers={"User-Agent": "another/1.0", "Idempotency-Key": "a", "Cookie": "a=b"})) == "HIT"
+    )
     assert upstream.requests_seen == len(callers)
 
 

@@ -44,7 +44,9 @@ def why_not(fields: Headers, body: bytes = BODY) -> str:
         b"Application/JSON",
         b"application/json; charset=utf-8",
         b'application/json;Charset="UTF-8"',
-        b"application/json ; x=y; charset = utf-8",
+        b"application/json ; charset = utf-8",
+        b"application/json;charset=utf-8;",
+        b"application/json;",
     ],
 )
 def test_json_in_utf_8_is_a_question(value: bytes) -> None:
@@ -71,6 +73,14 @@ def test_json_in_utf_8_is_a_question(value: bytes) -> None:
         [b"application/json; charset=latin-1; charset=utf-8"],
         [b"application/json; charset="],
         [b"application/json; charset"],
+        [b"application/json; charset=utf-8; charset=utf-8"],
+        [b"application/json; charset*=utf-7"],
+        [b"application/json; charset*0=utf-; charset*1=7"],
+        [b"application/json; x=y, text/plain"],
+        [b'application/json; x="; charset=utf-8"'],
+        [b"application/json; version=2"],
+        [b"application/json+x"],
+        [b"application/\xeajson"],
     ],
 )
 def test_what_is_not_surely_json_is_none(values: list[bytes]) -> None:
@@ -84,6 +94,15 @@ def test_a_compressed_body_is_none(values: list[bytes]) -> None:
     encoded = tuple((b"Content-Encoding", value) for value in values)
 
     assert why_not(JSON + encoded, b"\x1f\x8b") == "content_encoding"
+
+
+@pytest.mark.parametrize(
+    "name", [b"X-HTTP-Method-Override", b"x-http-method", b"X-Method-Override", b"x-original-url", b"X_Rewrite_URL"]
+)
+def test_a_request_that_a_header_makes_another_one_is_none(name: bytes) -> None:
+    """A server that heeds it answers something else; unless it never sees it."""
+    assert why_not((*JSON, (name, b"GET"))) == "override"
+    assert ask(((name, b"GET"), (b"Connection", name))) == ask()
 
 
 @pytest.mark.parametrize(

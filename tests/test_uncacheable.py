@@ -26,6 +26,7 @@ UNCACHEABLE: dict[str, tuple[bytes, Mapping[str, str], str]] = {
     "a name twice": (b'{"model":"m","model":"n"}', JSON, "ambiguous_json"),
     "a name twice, once escaped": (b'{"model":"m","mode\\u006c":"n"}', JSON, "ambiguous_json"),
     "a name twice, deep within": (b'{"a":[{"b":{"c":1,"c":1}}]}', JSON, "ambiguous_json"),
+    "a name in two cases": (b'{"model":"m","Model":"n"}', JSON, "ambiguous_json"),
     "an integer beyond 64 bits": (b'{"n":18446744073709551616}', JSON, "ambiguous_json"),
     "too deep": (b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", JSON, "too_deep"),
     "a background request": (b'{"model":"m","background":true}', JSON, "stateful"),
@@ -37,6 +38,13 @@ UNCACHEABLE: dict[str, tuple[bytes, Mapping[str, str], str]] = {
     "another type": (orjson.dumps(PROMPT), {"Content-Type": "text/plain"}, "content_type"),
     "no type": (orjson.dumps(PROMPT), {}, "content_type"),
     "another charset": (orjson.dumps(PROMPT), {"Content-Type": "application/json; charset=latin1"}, "content_type"),
+    "a second type": (
+        orjson.dumps(PROMPT),
+        {"Content-Type": "application/json; x=y, text/plain"},
+        "content_type",
+    ),
+    "another method": (orjson.dumps(PROMPT), {**JSON, "X-HTTP-Method-Override": "GET"}, "override"),
+    "another target": (orjson.dumps(PROMPT), {**JSON, "X-Rewrite-URL": "/v1/models"}, "override"),
     "a form": (
         b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--x--\r\n',
         {"Content-Type": "multipart/form-data; boundary=x"},

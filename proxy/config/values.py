@@ -28,7 +28,12 @@ _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _ROUTE = re.compile(r"/?(?:v1/)?(?!v1$)([A-Za-z0-9_~-][A-Za-z0-9_.~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*)")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+")  # RFC 6901 section 3
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_CREDENTIAL_HEADERS = frozenset(("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"))
+_CREDENTIAL_HEADERS = frozenset(
+    (
+        *("authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-goog-api-key"),
+        *("ocp-apim-subscription-key", "helicone-auth", "cf-aig-authorization"),
+    )
+)
 
 _Item = TypeVar("_Item")
 
