@@ -1,10 +1,11 @@
-"""The upstream: send a request, wait for its head, read its body; every failure is translated here, once.
+"""The upstream: send a request, wait for its head, read its body.
 
 The rule: a request that may have arrived is never sent again (RFC 9110 section 9.2.2): somebody pays for each one.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -14,15 +15,18 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from proxy import headers, retry
+from proxy import faults, headers, retry
 from proxy.config import UpstreamSettings
-from proxy.errors import RepriseError, UpstreamBroken, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamBroken, UpstreamInvalidResponse
 from proxy.recording import Head, Headers
+from proxy.resolver import Resolver
+from proxy.streams import next_piece
 from proxy.wire import Body, RequestBytes, UpstreamConnection
 
 Framing = Literal["none", "length", "chunked", "close"]
 
 _FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
+_LENGTH_DIGITS = 20  # as many as 2**64 has; with leading zeros the parser takes any number of them, and int() does not
 _POOL_IDLE_S = 15.0  # less than any server keeps an idle connection, so that we seldom send into one that is closing
 
 
@@ -56,15 +60,13 @@ class Outgoing:
 class Answer:
     """A response whose head has come."""
 
-    def __init__(self, response: aiohttp.ClientResponse, head: Head, framing: Framing, attempts: int) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, head: Head, framing: Framing) -> None:
         self.head = head
         self.framing = framing
         """How the upstream says where the body ends; `close`, by closing, can't be told from a cut."""
-        self.attempts = attempts
         self._response = response
         self._content = response.content
-        self._protocol = response._protocol  # noqa: SLF001 - kept for the fault that closed the connection, see read()
-        self._fault: Exception | None = None
+        self._protocol = response._protocol  # noqa: SLF001 - kept for the fault that closed the connection
 
     async def read(self) -> bytes:
         """What has arrived since the last call, waiting for the first byte of it; nothing when the body has ended.
@@ -72,27 +74,26 @@ class Answer:
         Raises:
             UpstreamBroken: the connection broke, fell silent for `upstream.idle_timeout`, or the framing is wrong.
         """
-        if self._fault is not None:
-            raise _broken(self._fault)
         try:
-            frame = await self._content.readany()
+            frame = await next_piece(self._content)
         except (aiohttp.ClientError, OSError) as fault:
-            # What came before the fault is still to be passed on, and StreamReader would keep it back.
-            frame = self._content._read_nowait(-1)  # noqa: SLF001
-            if not frame:
-                raise _broken(fault) from fault
-            self._fault = fault
-        if not frame and self.framing == "close" and self._was_reset():
-            raise UpstreamBroken("the connection was reset")
+            raise faults.broken(fault) from fault
+        if not frame:
+            self._refuse_false_end()
         return frame
 
     def close(self) -> None:
         """Leave: a body that has not ended takes its connection with it."""
         self._response.close()
 
-    def _was_reset(self) -> bool:
+    def _refuse_false_end(self) -> None:
         # aiohttp ends a close-delimited body cleanly whatever closed the connection; the protocol knows better.
-        return self._protocol is not None and isinstance(self._protocol.exception(), aiohttp.ClientOSError)
+        fault = self._protocol.exception() if self._protocol is not None else None
+        if self.framing == "close" and isinstance(fault, aiohttp.ClientOSError):
+            raise UpstreamBroken("the connection was reset")
+        # There is a length that aiohttp's parser takes for none at all: 2**64 - 1.
+        if self.framing == "length" and self._content.total_bytes != int(self.head.get(b"content-length") or b"0"):
+            raise UpstreamBroken("the body is not as long as its head says")
 
 
 class Upstream:
@@ -103,7 +104,11 @@ class Upstream:
         self._url = URL(settings.base_url, encoded=True)
         host, slash, path = settings.base_url.partition("://")[2].partition("/")
         self._host, self._path = host.encode(), slash + path
-        connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_POOL_IDLE_S)
+        connector = aiohttp.TCPConnector(
+            limit=settings.max_connections,
+            keepalive_timeout=_POOL_IDLE_S,
+            resolver=Resolver(settings.connect_timeout),
+        )
         # There is no public way to say what a connection is.
         connector._factory = partial(  # type: ignore[assignment]  # noqa: SLF001
             UpstreamConnection,
@@ -132,8 +137,10 @@ class Upstream:
     ) -> None:
         await self._session.close()
 
-    async def send(self, outgoing: Outgoing) -> Answer:
+    async def send(self, outgoing: Outgoing, count_attempt: Callable[[], None]) -> Answer:
         """Send a request and wait for the head of its answer, trying again where contract section 6 allows it.
+
+        `count_attempt` is called before each attempt; one that makes no connection is a part of the next.
 
         Raises:
             UpstreamUnreachable: there was no connection, or it broke before the head.
@@ -143,7 +150,8 @@ class Upstream:
         retries = self._settings.retries if not callable(outgoing.body) else 0
         failures = 0
         while True:
-            answer = await self._connect_and_send(outgoing, attempts=failures + 1)
+            count_attempt()
+            answer = await self._connect_and_send(outgoing)
             failures += 1
             wait_s = retry.wait_before_retry_s(answer.head, failures, retries, time.time())
             if wait_s is None:
@@ -151,41 +159,28 @@ class Upstream:
             answer.close()
             await asyncio.sleep(wait_s)
 
-    async def _connect_and_send(self, outgoing: Outgoing, attempts: int) -> Answer:
+    async def _connect_and_send(self, outgoing: Outgoing) -> Answer:
         for failures in range(1, retry.CONNECT_ATTEMPTS + 1):
             try:
-                return await self._send_once(outgoing, attempts)
+                return await self._send_once(outgoing)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
                 lasting = isinstance(fault, aiohttp.ClientSSLError)
                 wait_s = retry.backoff_s(failures)
                 if lasting or wait_s is None or failures == retry.CONNECT_ATTEMPTS:
-                    raise _unreachable(fault) from fault
+                    raise faults.unreachable(fault) from fault
             await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _send_once(self, outgoing: Outgoing, attempts: int) -> Answer:
+    async def _send_once(self, outgoing: Outgoing) -> Answer:
         try:
             response = await self._session.request(
                 outgoing.method, self._url, data=self._request(outgoing), allow_redirects=False
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise
-        except aiohttp.ServerTimeoutError as fault:
-            raise UpstreamTimeout(
-                "The upstream sent no response head within upstream.first_byte_timeout. Ask again, or raise it."
-            ) from fault
-        except aiohttp.ClientResponseError as fault:
-            raise UpstreamInvalidResponse(
-                "The upstream's answer is not valid HTTP. Check that upstream.base_url names an OpenAI-compatible API."
-            ) from fault
         except (aiohttp.ClientError, OSError) as fault:
-            if isinstance(fault.__cause__, RepriseError):  # the client's body broke off while it was passed on
-                raise fault.__cause__ from fault
-            raise UpstreamUnreachable(
-                "The upstream closed the connection before it answered. The request may have arrived, so it was not "
-                "sent again."
-            ) from fault
-        return self._answer(response, attempts)
+            raise faults.before_head(fault) from fault
+        return self._answer(response)
 
     def _request(self, outgoing: Outgoing) -> RequestBytes:
         target = self._path + outgoing.target.removeprefix("/v1")
@@ -194,7 +189,7 @@ class Upstream:
         length = len(outgoing.body or b"") if not callable(outgoing.body) else outgoing.length
         return RequestBytes(b"\r\n".join(lines), outgoing.body or b"", length)
 
-    def _answer(self, response: aiohttp.ClientResponse, attempts: int) -> Answer:
+    def _answer(self, response: aiohttp.ClientResponse) -> Answer:
         head = Head(response.status, response.reason or "", response.raw_headers)
         framing = _framing(response, head)
         reason = (b"Reason", head.reason.encode("utf-8", "surrogateescape"))
@@ -205,7 +200,7 @@ class Upstream:
             raise UpstreamInvalidResponse(
                 "The upstream's answer has a status line or headers that can't be passed on safely."
             )
-        return Answer(response, head, framing, attempts)
+        return Answer(response, head, framing)
 
 
 def _framing(response: aiohttp.ClientResponse, head: Head) -> Framing | None:
@@ -215,28 +210,10 @@ def _framing(response: aiohttp.ClientResponse, head: Head) -> Framing | None:
     codings, length = headers.values(head.headers, b"transfer-encoding"), head.get(b"content-length")
     if codings:
         return "chunked" if [coding.lower() for coding in codings] == ["chunked"] and length is None else None
-    if response.method == hdrs.METH_HEAD or response.status in (204, 304):
+    if response.method == hdrs.METH_HEAD or response.status == 304:  # noqa: PLR2004 - RFC 9110 section 15.4.5
         return "none"
-    return "close" if length is None else "length"
-
-
-def _broken(fault: Exception) -> UpstreamBroken:
-    if isinstance(fault, aiohttp.ServerTimeoutError):
-        return UpstreamBroken("the upstream fell silent for upstream.idle_timeout")
-    return UpstreamBroken(f"the upstream's body broke off ({type(fault).__name__})")
-
-
-def _unreachable(fault: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> UpstreamUnreachable:
-    match fault:
-        case aiohttp.ConnectionTimeoutError():
-            what = "no connection within upstream.connect_timeout"
-        case aiohttp.ClientConnectorDNSError():
-            what = "its name can't be resolved"
-        case aiohttp.ClientSSLError():
-            what = "the TLS handshake failed"
-        case aiohttp.ClientConnectorError():
-            what = "the connection was refused or failed"
-    lasting = isinstance(fault, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError)
-    return UpstreamUnreachable(
-        f"The upstream can't be reached: {what}. Check upstream.base_url, and that the upstream is up.", lasting=lasting
-    )
+    if response.status == 204:  # noqa: PLR2004 - RFC 9110 section 8.6: it has no length; some say 0, which is no harm
+        return "none" if length in (None, b"0") else None
+    if length is None:
+        return "close"
+    return "length" if len(length) <= _LENGTH_DIGITS else None

@@ -1,4 +1,4 @@
-"""Which streams are stored: those that are whole, end well and are no error; all others are passed on and forgotten."""
+"""Which answers are whole: every choice has finished, and the framing has ended; all others are forgotten."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.conftest import Log
-from tests.exchanges import ERROR, word, words
+from tests.exchanges import word, words
 from tests.harness import (
     ANSWER,
     CLOSE,
@@ -22,7 +22,6 @@ from tests.harness import (
     ScriptedUpstream,
     _Ending,
     chunk,
-    event,
     plain,
     sse_head,
     stream,
@@ -32,11 +31,6 @@ Script = Sequence[bytes | _Ending]
 
 TWO = {**STREAMED, "n": 2}
 OTHER_CHOICE = b'data: {"choices":[{"index":1,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
-CREATED = b'event: response.created\ndata: {"type":"response.created","response":{"status":"in_progress"}}\n\n'
-
-
-def response_event(kind: str, status: str) -> bytes:
-    return b'data: {"type":"response.%b","response":{"status":"%b"}}\n\n' % (kind.encode(), status.encode())
 
 
 def closing(body: bytes, content_type: bytes) -> bytes:
@@ -45,78 +39,6 @@ def closing(body: bytes, content_type: bytes) -> bytes:
 
 
 SSE, JSON = b"text/event-stream", b"application/json"
-
-GOOD_STREAMS: dict[str, Sequence[bytes]] = {
-    "[DONE]": (HELLO, WORLD, DONE),
-    "[DONE] and no finish_reason": (HELLO, DONE),
-    "a finish_reason and no [DONE]": (HELLO, WORLD),
-    "length": (HELLO, event("", "length")),
-    "content_filter": (HELLO, event("", "content_filter"), DONE),
-    "tool_calls": (HELLO, event("", "tool_calls"), DONE),
-    "response.completed": (CREATED, response_event("completed", "completed")),
-    "response.incomplete": (CREATED, response_event("incomplete", "incomplete")),
-    "more after [DONE]": (STREAM, b": bye\n\n", b'data: {"late":1}\n\n'),
-    "CRLF": (STREAM.replace(b"\n", b"\r\n"),),
-    "CR": (STREAM.replace(b"\n", b"\r"),),
-    "CRLF between two frames": (HELLO.replace(b"\n", b"\r\n")[:-1], b"\n" + STREAM.replace(b"\n", b"\r\n")),
-    "comments": (b": OPENROUTER PROCESSING\n\n", HELLO, b": ping\n\n", WORLD, DONE),
-    "a byte order mark": (b"\xef\xbb\xbf" + STREAM,),
-    "other fields": (b"id: 1\nretry: 10\nevent: ping\n\n", b"event: ping\ndata: ping\n\n", STREAM),
-    "data in several lines": (b'data: {"choices":\ndata:[]}\n\n', b"data:[DONE]\n\n"),
-    "a blank behind [DONE]": (HELLO, b"data: [DONE] \n\n"),
-    "a null error": (b'data: {"error":null,"choices":[]}\n\n', DONE),
-    "an error as text": (event('{"error":{}}'), DONE),
-    "single bytes": tuple(STREAM[at : at + 1] for at in range(len(STREAM))),
-    "separators that are no line ends": (event("\u2028\u0085\x0b".encode().decode()), DONE),
-}
-
-BAD_STREAMS: dict[str, tuple[Sequence[bytes], str]] = {
-    "nothing that says it is the end": ((HELLO,), "no_end_marker"),
-    "half an event": ((HELLO, WORLD[:-20]), "not_at_event_boundary"),
-    "no blank line after [DONE]": ((HELLO, b"data: [DONE]\n"), "not_at_event_boundary"),
-    "no line end after [DONE]": ((HELLO, b"data: [DONE]"), "not_at_event_boundary"),
-    "an event that is not JSON": ((HELLO, b'data: {"choices":\n\n', DONE), "unreadable_event"),
-    "an error first": ((ERROR, DONE), "error_event"),
-    "an error in the middle": ((HELLO, ERROR, WORLD, DONE), "error_event"),
-    "an error after [DONE]": ((STREAM, ERROR), "error_event"),
-    "an error next to choices": ((b'data: {"error":{"code":502},"choices":[]}\n\n', DONE), "error_event"),
-    "an error event": ((HELLO, b"event: error\ndata: overloaded\n\n", DONE), "error_event"),
-    "an error by its type": ((HELLO, b'data: {"type":"error","message":"no"}\n\n', DONE), "error_event"),
-    "finish_reason error": ((HELLO, event("", "error"), DONE), "error_event"),
-    "response.failed": ((CREATED, response_event("failed", "failed")), "error_event"),
-    "response.failed by its event": ((CREATED, b"event: response.failed\ndata: {}\n\n"), "error_event"),
-    "a response that is still being made": ((CREATED,), "no_end_marker"),
-    "comments alone": ((b": ping\n\n",), "no_end_marker"),
-}
-
-
-@pytest.mark.parametrize("what", GOOD_STREAMS)
-async def test_a_stream_that_ends_well_is_recorded(what: str, proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    """And replayed without the least change, whatever its syntax."""
-    body = b"".join(GOOD_STREAMS[what])
-    upstream.will_send(*stream(*GOOD_STREAMS[what]))
-
-    miss, hit = await proxy.ask(STREAMED), await proxy.ask(STREAMED)
-
-    assert await miss.body() == await hit.body() == body
-    assert [miss.get("x-cache-status"), hit.get("x-cache-status")] == ["MISS", "HIT"]
-
-
-@pytest.mark.parametrize("what", BAD_STREAMS)
-async def test_a_stream_that_does_not_end_well_is_not_recorded(
-    what: str, proxy: Proxy, upstream: ScriptedUpstream, log: Log
-) -> None:
-    """Its client gets what came, with the end that it had; the next one asks the upstream again."""
-    frames, reason = BAD_STREAMS[what]
-    upstream.will_send(*stream(*frames))
-
-    answers = [await proxy.ask(STREAMED) for _ in range(2)]
-
-    assert [await answer.body() for answer in answers] == [b"".join(frames)] * 2
-    assert [answer.get("x-cache-status") for answer in answers] == ["MISS", "MISS"]
-    assert upstream.requests_seen == 2
-    line = await log.line()
-    assert (line["outcome"], line["stored"], line["not_stored_because"]) == ("complete", False, reason)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy import events
-from tests.by_hand import UpstreamByHand, connect_with_little_room, host_of, quiet, read_on, served
+from tests.by_hand import Link, UpstreamByHand, connect_with_little_room, host_of, quiet, read_on, served
 from tests.conftest import Log, StartProxy
 from tests.exchanges import until
 from tests.harness import (
@@ -29,7 +29,7 @@ from tests.harness import (
     sse_head,
     stream,
 )
-from tests.raw import PASSED, ROUTES, nothing_is_recorded, refused
+from tests.raw import PASSED, ROUTES, nothing_is_recorded, refused, still_serves
 
 WAYS = [pytest.param(CHAT, CLOSE, id="closed, cached"), pytest.param(PASSED, RESET, id="reset, passed")]
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -71,20 +71,25 @@ async def test_an_upstream_that_breaks_off_before_its_head(
     await nothing_is_recorded(proxy, upstream)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
+@pytest.mark.parametrize("how", [CLOSE, RESET], ids=["closed", "reset"])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", PASSED), ("PUT", PASSED), ("DELETE", PASSED), ("POST", PASSED), ("POST", CHAT)],
+)
 async def test_a_pooled_connection_that_closes_on_a_request_is_not_replaced(
-    method: str, start_proxy: StartProxy, upstream: ScriptedUpstream
+    method: str, target: str, how: Part, start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     """The request was written, so it may have arrived, whatever its method (RFC 9110 section 9.2.2)."""
     proxy = await start_proxy(upstream__retries=2)
     upstream.will_send(plain(ANSWER))
     await (await proxy.send("GET", "/v1/models")).body()
-    upstream.will_send(CLOSE)
+    upstream.will_send(how)
 
-    response = await proxy.send(method, "/v1/files/1", body=b"{}")
+    response = await proxy.send(method, target, [("Content-Type", "application/json")], b"{}")
 
     await refused(response, 502, "upstream_unreachable")
     assert (upstream.requests_seen, upstream.connections_seen) == (2, 1)
+    await still_serves(proxy, upstream)
 
 
 async def test_a_pooled_connection_that_was_closed_is_replaced(proxy: Proxy, upstream: ScriptedUpstream) -> None:
@@ -100,126 +105,6 @@ async def test_a_pooled_connection_that_was_closed_is_replaced(proxy: Proxy, ups
 
     assert await response.body() == ANSWER
     assert (upstream.requests_seen, upstream.connections_seen) == (2, 2)
-
-
-# Not HTTP
-
-
-def field(line: bytes) -> bytes:
-    return JSON + line + b"\r\nContent-Length: 2\r\n\r\n{}"
-
-
-def coded(*lines: bytes) -> bytes:
-    return JSON + b"\r\n".join(lines) + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-
-
-NOT_HTTP = {
-    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "a page without a head": b"<html>hello</html>",
-    "TLS": b"\x15\x03\x01\x00\x02\x02\x46",
-    "ICY": b"ICY 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-    "a status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\n{}",
-    "a status that is none": b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\n{}",
-    "an unasked change of protocol": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
-    "a websocket": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00",
-    "two lengths": JSON + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
-    "one length twice": JSON + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
-    "a list of lengths": JSON + b"Content-Length: 2, 2\r\n\r\n{}",
-    "a negative length": JSON + b"Content-Length: -2\r\n\r\n{}",
-    "a length with a sign": JSON + b"Content-Length: +2\r\n\r\n{}",
-    "an empty length": JSON + b"Content-Length: \r\n\r\n{}",
-    "an endless length": JSON + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
-    "a length and a space": JSON + b"Content-Length : 2\r\n\r\n{}",
-    "a length and chunks": coded(b"Content-Length: 2", b"Transfer-Encoding: chunked"),
-    "chunks and a length": coded(b"Transfer-Encoding: chunked", b"Content-Length: 2"),
-    "an unknown coding": coded(b"Transfer-Encoding: foo"),
-    "another coding": coded(b"Transfer-Encoding: gzip"),
-    "another coding and chunks": coded(b"Transfer-Encoding: gzip, chunked"),
-    "another coding, and chunks on another line": coded(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"),
-    "chunks, and another coding on another line": coded(b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"),
-    "chunked twice": coded(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
-    "chunked and a space": coded(b"Transfer-Encoding : chunked"),
-    "an empty coding": JSON + b"Transfer-Encoding: \r\nContent-Length: 2\r\n\r\n{}",
-    "a carriage return in a value": field(b"X-A: 1\rX-B: 2"),
-    "a NUL in a value": field(b"X-A: 1\x00"),
-    "a carriage return in the reason": b"HTTP/1.1 200 O\rK: x\r\nContent-Length: 2\r\n\r\n{}",
-    "a NUL in the reason": b"HTTP/1.1 200 O\x00K\r\nContent-Length: 2\r\n\r\n{}",
-    "a space before a colon": field(b"X-A : 1"),
-    "a field without a name": field(b": 1"),
-    "a line without a colon": field(b"foo"),
-    "a name that is not ASCII": field(b"X-\xe9: 1"),
-    "too many fields": field(b"\r\n".join([b"X-A: 1"] * 200)),
-    "too long a field": field(b"X-A: " + b"a" * 70_000),
-    "more than the length": plain(b"{}") + b"EXTRA",
-    "a chunk size that is none": SSE + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-}
-
-
-@pytest.mark.parametrize("what", NOT_HTTP)
-async def test_an_answer_that_is_not_http(what: str, start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
-    """502; its connection is not used again, its request is not sent again, and nothing of it is passed on."""
-    proxy = await start_proxy(upstream__retries=2)
-    upstream.will_send(NOT_HTTP[what])
-
-    response = await proxy.ask(STREAMED)
-
-    await refused(response, 502, "upstream_invalid_response", host_of(upstream).decode())
-    await upstream.wait_until(lambda: upstream.connections == 0)
-    assert upstream.requests_seen == 1
-    await nothing_is_recorded(proxy, upstream)
-
-
-TOLERATED = {
-    "a folded line": (field(b"X-A: 1\r\n 2"), "1 2"),
-    "bare line feeds": (field(b"X-A: 1").replace(b"\r\n", b"\n"), "1"),
-    "no reason": (field(b"X-A: 1").replace(b" OK", b""), "1"),
-    "a status of another world": (field(b"X-A: 1").replace(b"200", b"299"), "1"),
-    "an empty line before": (b"\r\n" + field(b"X-A: 1"), "1"),
-    "a long field": (field(b"X-A: " + b"a" * 60_000), "a" * 60_000),
-}
-
-
-@pytest.mark.parametrize("what", TOLERATED)
-async def test_what_has_one_reading_only_is_put_right(what: str, proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    """It leaves here as HTTP says, whatever it came as: one line a field, ended by CR LF."""
-    answer, value = TOLERATED[what]
-    upstream.will_send(answer)
-    connection = await proxy.connect()
-    connection.send(request_bytes("GET", "/v1/models"))
-
-    head = await connection.reader.readuntil(b"\r\n\r\n")
-
-    assert f"\r\nX-A: {value}\r\n".encode() in head
-    assert head.count(b"\n") == head.count(b"\r\n")
-    assert await connection.reader.readexactly(2) == b"{}"
-
-
-# The wrong answer
-
-
-async def test_an_answer_that_nobody_has_asked_for_is_nobodys(proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    """It waits on a pooled connection for whoever comes next, and would be recorded as the answer to that."""
-    barrier = Barrier()
-    upstream.will_send(plain(ANSWER), barrier, plain(b'{"choices":["someone else\'s"]}'))
-    await (await proxy.send("GET", "/v1/models")).body()
-    barrier.release()
-    await upstream.wait_until(lambda: upstream.connections == 0)
-    upstream.will_send(*stream())
-
-    response = await proxy.ask(STREAMED)
-
-    assert await response.body() == STREAM
-    assert upstream.connections_seen == 2
-
-
-async def test_a_second_answer_at_once_is_nobodys(proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    """The first one stands, and the connection has seen its last request."""
-    upstream.will_send(plain(b"first") + plain(b"second"))
-    assert await (await proxy.send("GET", "/v1/models")).body() == b"first"
-    upstream.will_send(plain(b"third"))
-
-    assert await (await proxy.send("GET", "/v1/models")).body() == b"third"
-    assert upstream.connections_seen == 2
 
 
 # Within the body
@@ -242,6 +127,16 @@ WITHIN: dict[str, tuple[bytes, bytes]] = {
     "in a trailer": (CHUNKED + chunk(STREAM) + b"0\r\nX-Sum", STREAM),
     "behind a head with a length": (BY_LENGTH, b""),
     "before its length": (BY_LENGTH + STREAM, STREAM),
+}
+
+
+EXTENDED = {
+    "a long extension": b"%x;a=%b\r\n%b\r\n" % (len(STREAM), b"a" * 200_000, STREAM) + LAST_CHUNK,
+    "many zeros": b"%b%x\r\n%b\r\n" % (b"0" * 200_000, len(STREAM), STREAM) + LAST_CHUNK,
+    "capitals": b"%X\r\n%b\r\n" % (len(STREAM), STREAM) + LAST_CHUNK,
+    "blanks behind the size": b"%x  \r\n%b\r\n" % (len(STREAM), STREAM) + LAST_CHUNK,
+    "trailers": chunk(STREAM) + b"0;a=b\r\nX-Sum: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "many zeros at the end": chunk(STREAM) + b"0" * 200_000 + b"\r\n\r\n",
 }
 
 
@@ -304,6 +199,34 @@ async def test_a_slow_client_gets_what_came_before_the_fault(start_proxy: StartP
 
 
 @pytest.mark.parametrize("target", ROUTES)
+@pytest.mark.parametrize("length", [2**63, 2**64 - 2, 2**64 - 1])
+async def test_a_length_that_no_body_reaches_has_no_end(
+    length: int, target: str, proxy: Proxy, upstream: ScriptedUpstream, log: Log
+) -> None:
+    """Aiohttp's parser takes the last of them for no length at all, and the body for one that has ended."""
+    upstream.will_send(JSON + b"Content-Length: %d\r\n\r\n{}" % length, CLOSE)
+
+    response = await proxy.ask(STREAMED, target)
+
+    assert response.get("content-length") == str(length)
+    assert await response.body_broken_off() in (b"{}", b"")
+    assert (await log.line())["outcome"] == "upstream_truncated"
+    await nothing_is_recorded(proxy, upstream)
+
+
+@pytest.mark.parametrize("target", ROUTES)
+@pytest.mark.parametrize("where", EXTENDED)
+async def test_a_chunk_is_its_data_alone(where: str, target: str, proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """However long the line before it, and whatever stands behind the last one."""
+    upstream.will_send(CHUNKED + EXTENDED[where])
+
+    response = await proxy.ask(STREAMED, target)
+
+    assert await response.body() == STREAM
+    await still_serves(proxy, upstream)
+
+
+@pytest.mark.parametrize("target", ROUTES)
 @pytest.mark.parametrize("garbage", [b"zz\r\n", b"-5\r\n", b"fffffffffffffffff\r\n", b"3\r\nabcXX\r\n"])
 async def test_a_body_that_loses_its_framing_has_no_end(
     garbage: bytes, target: str, proxy: Proxy, upstream: ScriptedUpstream, log: Log
@@ -359,6 +282,37 @@ async def test_http_1_0_is_told_of_a_cut_by_a_reset(proxy: Proxy, upstream: Scri
         await response._reader.read()
 
 
+@pytest.mark.parametrize("endless", [b"0", b"5;a"], ids=["size", "extension"])
+async def test_a_size_line_without_end_ends_with_its_client(
+    endless: bytes, start_proxy: StartProxy, by_hand: UpstreamByHand, log: Log
+) -> None:
+    """It is no silence, and nothing of it is kept; nobody reads it for a client that has left."""
+    proxy = await start_proxy(upstream__base_url=by_hand.base_url, cache__linger="0")
+    client = await proxy.connect()
+    client.send(request_bytes("POST", PASSED, body=b"{}"))
+    link = await by_hand.accepted()
+    await link.head()
+    link.send(CHUNKED + chunk(HELLO) + endless)
+    response = await client.response()
+    assert await response.next_chunk() == HELLO
+    for _ in range(100):
+        link.send(endless[-1:] * 64 * 1024)
+        await link.writer.drain()
+
+    await response.leave()
+
+    line = await log.line()
+    assert (line["outcome"], line["bytes"]) == ("client_disconnected", len(HELLO))
+    with pytest.raises(ConnectionError):
+        await send_for_ever(link, endless[-1:])
+
+
+async def send_for_ever(link: Link, data: bytes) -> None:
+    while True:
+        link.send(data)
+        await link.writer.drain()
+
+
 # Whose fault it is
 
 
@@ -410,3 +364,24 @@ async def test_an_upload_that_breaks_off_breaks_off_an_answer_that_has_begun(
 
     assert await response.body_broken_off() == HELLO
     assert LAST_CHUNK not in await link.rest()
+
+
+@pytest.mark.parametrize("end", ["garbled", "closed"])
+async def test_a_fault_is_told_wherever_the_network_cuts_the_stream_before_it(
+    end: str, start_proxy: StartProxy, by_hand: UpstreamByHand
+) -> None:
+    """Also where it comes in one piece with the end of the chunk before it: nobody waits for what never comes."""
+    proxy = await start_proxy(upstream__base_url=by_hand.base_url)
+    whole = sse_head() + chunk(HELLO) + chunk(WORLD)
+    for cut in range(len(whole) - len(chunk(WORLD)) - 3, len(whole) + 1):
+        asking = asyncio.create_task(proxy.ask({**STREAMED, "seed": cut}))
+        link = await by_hand.accepted()
+        await link.head()
+        link.send(whole[:cut])
+        await quiet(lambda: 0)
+
+        link.send(whole[cut:] + b"no size\r\n" * (end == "garbled"))
+        if end == "closed":
+            await link.close()
+
+        assert await (await asking).body_broken_off() == HELLO + WORLD

@@ -9,7 +9,7 @@ import pytest
 
 from tests.by_hand import UpstreamByHand, host_of
 from tests.conftest import Log, StartProxy
-from tests.exchanges import until
+from tests.exchanges import until, word
 from tests.harness import ANSWER, CLOSE, PROMPT, STREAM, STREAMED, Proxy, ScriptedUpstream, plain, request_bytes, stream
 from tests.raw import PASSED, ROUTES, refused
 
@@ -111,7 +111,7 @@ async def test_a_client_may_leave_while_a_connection_is_made(start_proxy: StartP
         proxy = await start_proxy(upstream__base_url=url_of(sock), cache__linger="0")
         client = await proxy.connect()
         client.send(request_bytes("GET", "/v1/models"))
-        await until(lambda: proxy.app._gateway.active == 1)
+        await until(lambda: proxy.app._traffic.active == 1)
 
         client.writer.transport.abort()
 
@@ -154,6 +154,19 @@ async def test_an_upstream_that_leaves_during_the_handshake(start_proxy: StartPr
     assert len(by_hand.links) == 3
 
 
+async def test_a_handshake_that_goes_nowhere(start_proxy: StartProxy, by_hand: UpstreamByHand) -> None:
+    """502 after `upstream.connect_timeout` a time: a connection without its TLS is none."""
+    proxy = await start_proxy(
+        upstream__base_url=by_hand.base_url.replace("http:", "https:"), upstream__connect_timeout="50ms"
+    )
+
+    response = await proxy.ask()
+
+    assert response.get("x-should-retry") is None
+    await refused(response, 502, "upstream_unreachable", host_of(by_hand).decode())
+    assert len(by_hand.links) == 3
+
+
 # Answers that are asked for again
 
 
@@ -178,6 +191,25 @@ async def test_a_retry_is_made_where_it_may_help(
     assert upstream.requests_seen == 3
     assert len({(received.head, received.body) for received in upstream.received}) == 1
     assert (await log.line())["attempts"] == 3
+    assert await word(proxy.ask(STREAMED)) == "HIT"
+
+
+@pytest.mark.parametrize("asked", [b"retry-after-ms: 150", b"Retry-After: 0.15"])
+@pytest.mark.parametrize("more", [b"X-A: 1", b"x-should-retry: true"])
+async def test_a_retry_comes_no_sooner_than_asked(
+    more: bytes, asked: bytes, start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Though chance would have had it at once."""
+    proxy = await start_proxy(upstream__retries=1)
+    upstream.will_send(failure(429, asked, more))
+    upstream.will_send(plain(ANSWER))
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+
+    response = await proxy.ask()
+
+    assert (response.status, await response.body()) == (200, ANSWER)
+    assert loop.time() - begun_s >= 0.15
 
 
 @pytest.mark.parametrize(
