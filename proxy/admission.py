@@ -9,12 +9,15 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from proxy import headers, policy
-from proxy.errors import BadRequest, MethodNotAllowed, UnknownRoute
+from proxy.errors import BadRequest, ExpectationFailed, MethodNotAllowed, UnknownRoute
 from proxy.pace import Pace
 from proxy.policy import Directives
 from proxy.recording import Headers
 
 Route = Literal["cached", "passed", "healthz", "readyz"]
+
+_HTTP_1_0 = (1, 0)
+_VERSIONS = (_HTTP_1_0, (1, 1))
 
 _REFUSED_METHODS = frozenset(("CONNECT", "TRACE"))
 _ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -30,6 +33,7 @@ _CONTROL_OR_BACKSLASH = re.compile(rb"[\x00-\x1f\x7f\\]")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
 _SAMPLE = re.compile(r"[0-9]{1,9}")
 _KNOWN_CONTROLS = frozenset((b"x-reprise-namespace", b"x-reprise-sample", b"x-reprise-pace"))
+_LONGEST_SHOWN = 100  # of a name in an answer: enough to find it by
 
 
 class Controls(NamedTuple):
@@ -66,15 +70,23 @@ def route(method: str, target: str, cached_routes: Collection[str]) -> Route:
     return "cached" if method == "POST" and path in cached_routes else "passed"
 
 
-def refuse_odd_framing(fields: Headers) -> None:
-    """Refuse what the parser lets pass and the next server could frame differently (RFC 9112 section 6.1).
+def refuse_odd_head(version: tuple[int, int], fields: Headers) -> None:
+    """Refuse what the parser lets pass, and nobody here, or the next server in another way, understands.
 
     Raises:
-        BadRequest: a transfer coding other than chunked.
+        BadRequest: another version than 1.1 and 1.0, or a transfer coding other than chunked (RFC 9112 section 6.1).
+        ExpectationFailed: an expectation other than 100-continue (RFC 9110 section 10.1.1).
     """
-    codings = headers.values(fields, b"transfer-encoding")
-    if codings and [coding.strip(" \t").lower() for coding in codings] != ["chunked"]:
+    if version not in _VERSIONS:
+        raise BadRequest("This proxy speaks HTTP/1.1, and HTTP/1.0.")
+    codings = [coding.strip(" \t").lower() for coding in headers.values(fields, b"transfer-encoding")]
+    if codings and version == _HTTP_1_0:
+        raise BadRequest("HTTP/1.0 has no transfer codings.")
+    if codings not in ([], ["chunked"]):
         raise BadRequest("The only transfer coding that is taken here is chunked.")
+    expected = (member for value in headers.values(fields, b"expect") for member in value.split(","))
+    if any(member.strip(" \t").lower() not in ("", "100-continue") for member in expected):
+        raise ExpectationFailed("The only expectation that is met here is 100-continue. Leave the Expect header out.")
 
 
 def controls(fields: Headers) -> Controls:
@@ -106,7 +118,7 @@ def _given(fields: Headers) -> dict[bytes, str]:
         lowered = name.lower()
         if not lowered.startswith(headers.CONTROL_PREFIX):
             continue
-        shown = name.decode("latin-1")
+        shown = name[:_LONGEST_SHOWN].decode("latin-1")
         if lowered not in _KNOWN_CONTROLS:
             raise BadRequest(
                 f"{shown} is no control header of this proxy; "

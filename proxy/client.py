@@ -14,30 +14,15 @@ from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from proxy.errors import BadRequest, BodyTooLarge, ClientGone, RequestTimeout
+from proxy.allowance import Allowance
+from proxy.connection import CLOSES, GOES_ON
+from proxy.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, RequestTimeout
 from proxy.events import RequestLine
 from proxy.recording import Head, Headers
+from proxy.streams import next_piece
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
 _NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
-
-
-class _Sent(web.StreamResponse):
-    """Tells aiohttp that the answer is out, and whether the connection goes on."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing: the head has been written."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: the end has been written."""
-
-
-_GOES_ON = _Sent(keep_alive=True)
-_CLOSES = _Sent(keep_alive=False)
 
 
 class Client:
@@ -47,6 +32,8 @@ class Client:
         self._request = request
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
+        self.body_bytes = 0
+        """What is held of the body of the request."""
         self._loop = asyncio.get_running_loop()
         self._started_s = time.monotonic()
         self._first_byte_s: float | None = None
@@ -67,7 +54,7 @@ class Client:
     @property
     def response(self) -> web.StreamResponse:
         """What aiohttp is told when the exchange is over."""
-        return _GOES_ON if self._ended and self._keep_alive else _CLOSES
+        return GOES_ON if self._ended and self._keep_alive else CLOSES
 
     @property
     def has_heard_the_end(self) -> bool:
@@ -83,20 +70,24 @@ class Client:
 
     # The request
 
-    async def read_body(self, limit_bytes: int) -> bytes:
-        """The whole body of the request.
+    async def read_body(self, limit_bytes: int, bodies: Allowance) -> bytes:
+        """The whole body of the request; `bodies` is what those of all requests may take in memory.
 
         Raises:
             BodyTooLarge, RequestTimeout, BadRequest: it is longer, does not arrive in time, or its framing is wrong.
+            Overloaded: there is no room for it.
         """
         declared = self._request.content_length
         if declared is not None and declared > limit_bytes:
             raise _too_large(limit_bytes)
-        pieces, size = [], 0
+        pieces = []
         async for piece in self.stream_body():
-            size += len(piece)
-            if size > limit_bytes:
+            self.body_bytes += len(piece)
+            bodies.take(len(piece))
+            if self.body_bytes > limit_bytes:
                 raise _too_large(limit_bytes)
+            if bodies.is_exceeded:
+                raise Overloaded("The proxy has no room for this request's body, beside those of others. Ask again.")
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -112,7 +103,7 @@ class Client:
         while not content.at_eof():
             try:
                 async with asyncio.timeout(None if content.is_eof() else self._read_timeout_s):
-                    piece = await content.readany()
+                    piece = await next_piece(content)
             except TimeoutError as error:
                 raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
             except web.RequestPayloadError as error:
@@ -122,8 +113,8 @@ class Client:
 
     def _invite_body(self) -> None:
         """A client that asked whether to send its body is told to go on (RFC 9110 section 10.1.1)."""
-        expected = self._request.headers.get("Expect", "").lower()
-        if expected == "100-continue" and self._request.version >= HttpVersion11 and not self._request.content.is_eof():
+        invited = hdrs.EXPECT not in self._request.headers or self._request.version < HttpVersion11
+        if not invited and not self._request.content.is_eof():
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # The answer
@@ -213,8 +204,10 @@ class Client:
 
     def _next_request_is_clear(self) -> bool:
         """Whether it is certain where the next request on this connection begins, and what belongs to it."""
-        # aiohttp's parser takes the last trailer of a chunked body for a header of the next request.
-        return self._request.content.is_eof() and hdrs.TRANSFER_ENCODING not in self._request.headers
+        # aiohttp's parser takes the last trailer of a chunked body for a header of the next request, and loses what
+        # came together with an offer of another protocol than WebSocket.
+        odd = {hdrs.TRANSFER_ENCODING, hdrs.UPGRADE} & self._request.headers.keys()
+        return self._request.content.is_eof() and not odd
 
     def _write(self, data: bytes) -> None:
         transport = self._request.transport

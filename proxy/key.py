@@ -25,6 +25,10 @@ _KEY_VERSION = "reprise key 1"  # to be changed with anything below that gives a
 _CREDENTIAL = re.compile(r"(?:.*-)?(?:authorization|auth|(?<!idempotency-)key|apikey|token|secret)")
 _PAYERS = frozenset(("openai-organization", "openai-project"))
 
+# Twice what the largest requests hold, batches of tokens. Reading this many takes some 0.1 s in which no other thread
+# gets on, and 50 MB.
+_MOST_VALUES = 500_000
+
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # of an array, RFC 6901 section 4
 
 Reason = Literal[
@@ -35,6 +39,7 @@ Reason = Literal[
     "ambiguous_json",
     "not_an_object",
     "too_deep",
+    "too_many_values",
     "stateful",
     "stream_flag",
 ]
@@ -70,7 +75,7 @@ def canonical_body(raw: bytes, ignore: Sequence[tuple[str, ...]] = ()) -> Canoni
         Uncacheable: `not_json`, also for what RFC 8259 permits and readers disagree about (a lone surrogate, a number
             beyond a double); `not_an_object`; `ambiguous_json` for names in one object that are one name to some
             reader, an integer outside [-2^63, 2^64) or a number too small for a double; `too_deep` for more than 254
-            arrays and objects within each other.
+            arrays and objects within each other; `too_many_values`.
     """
     members = _read_strictly(raw)
     try:
@@ -152,6 +157,8 @@ def cache_key(request: RecordedRequest, *, upstream: str, scope: str) -> str:
 
 
 def _read_strictly(raw: bytes) -> dict[str, Any]:
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:  # no fewer than there are, some may stand within texts
+        raise Uncacheable("too_many_values", "it holds more values than are read for a key")
     # orjson is the judge of what is JSON, since it refuses NaN, byte order marks, UTF-16, invalid UTF-8 and lone
     # surrogates, all of which the standard library accepts.
     try:

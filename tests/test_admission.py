@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy import admission
 from proxy.admission import Controls
-from proxy.errors import BadRequest, MethodNotAllowed, RequestRefused, UnknownRoute
+from proxy.errors import BadRequest, ExpectationFailed, MethodNotAllowed, RequestRefused, UnknownRoute
 from proxy.pace import Pace
 from proxy.policy import Directives
 
@@ -169,8 +169,8 @@ def test_a_refused_method_comes_with_those_allowed(method: str, target: str, all
 @pytest.mark.parametrize("value", [b"chunked", b"Chunked", b" chunked "])
 def test_chunked_is_the_one_transfer_coding(value: bytes) -> None:
     """Its name is case-insensitive."""
-    admission.refuse_odd_framing(((b"Transfer-encoding", value), (b"TE", b"gzip")))
-    admission.refuse_odd_framing(())
+    admission.refuse_odd_head((1, 1), ((b"Transfer-encoding", value), (b"TE", b"gzip")))
+    admission.refuse_odd_head((1, 1), ())
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,22 @@ def test_chunked_is_the_one_transfer_coding(value: bytes) -> None:
 def test_other_transfer_codings_are_refused(values: list[bytes]) -> None:
     """What the next server could frame in another way would let one request hide in another's body."""
     with pytest.raises(BadRequest, match="chunked"):
-        admission.refuse_odd_framing(tuple((b"Transfer-Encoding", value) for value in values))
+        admission.refuse_odd_head((1, 1), tuple((b"Transfer-Encoding", value) for value in values))
+
+
+@pytest.mark.parametrize(
+    "values", [[], [b""], [b"100-continue"], [b" 100-Continue,"], [b"100-continue", b"100-CONTINUE"]]
+)
+def test_to_wait_for_an_invitation_is_the_one_expectation(values: list[bytes]) -> None:
+    """However it is spelled, and however often."""
+    admission.refuse_odd_head((1, 1), tuple((b"eXpect", value) for value in values))
+
+
+@pytest.mark.parametrize("values", [[b"200-ok"], [b"100-continue;x"], [b"100-continue, x"], [b"100-continue", b"x"]])
+def test_other_expectations_are_refused(values: list[bytes]) -> None:
+    """RFC 9110 section 10.1.1; one that is met does not make up for another."""
+    with pytest.raises(ExpectationFailed, match="100-continue"):
+        admission.refuse_odd_head((1, 1), tuple((b"Expect", value) for value in values))
 
 
 def test_a_request_that_says_nothing_asks_for_nothing() -> None:
@@ -245,7 +260,8 @@ def test_whatever_comes_is_read_or_refused(target: str, fields: list[tuple[bytes
     for read in (
         lambda: admission.route("GET", target, ROUTES),
         lambda: admission.controls((*fields, *controls)),
-        lambda: admission.refuse_odd_framing(tuple((b"transfer-encoding", value) for _, value in fields)),
+        lambda: admission.refuse_odd_head((1, 1), tuple((b"transfer-encoding", value) for _, value in fields)),
+        lambda: admission.refuse_odd_head((1, 1), tuple((b"expect", value) for _, value in fields)),
     ):
         with contextlib.suppress(RequestRefused):
             read()

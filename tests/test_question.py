@@ -112,6 +112,7 @@ def test_a_request_that_a_header_makes_another_one_is_none(name: bytes) -> None:
         (b"\x1f\x8b\x08", "not_json"),
         (b"[]", "not_an_object"),
         (b'{"model":"a","model":"b"}', "ambiguous_json"),
+        pytest.param(b'{"input":[' + b"[]," * 250_000 + b"[]]}", "too_many_values", id="half a million values"),
         (b'{"stream":1}', "stream_flag"),
         (b'{"background":true}', "stateful"),
         (b'{"conversation":"c"}', "stateful"),

@@ -9,8 +9,8 @@ import pytest
 from tests.by_hand import UpstreamByHand, quiet, size_buffers
 from tests.conftest import StartProxy
 from tests.exchanges import until
-from tests.harness import CHAT, LAST_CHUNK, Proxy, ScriptedUpstream, chunk, plain
-from tests.raw import LIST, MiB, ask_raw, request
+from tests.harness import CHAT, LAST_CHUNK, Proxy, ScriptedUpstream, chunk, plain, request_bytes
+from tests.raw import LIST, PASSED, MiB, ask_raw, request
 
 
 @pytest.mark.parametrize("target", ["/v1/files", CHAT])
@@ -164,6 +164,16 @@ async def test_a_large_upload_answered_before_its_end_is_still_answered(
 # 100 Continue
 
 
+async def test_the_end_of_a_large_body_is_no_head(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """What a connection has carried for one request does not count for the next."""
+    upstream.will_send(plain(LIST))
+    connection = await proxy.connect()
+    for _ in range(2):
+        connection.send(request_bytes("POST", PASSED, (), b"-" * MiB))
+        response = await connection.response()
+        assert (response.status, await response.body()) == (200, LIST)
+
+
 @pytest.mark.parametrize("target", ["/v1/files", CHAT])
 async def test_100_continue_is_said_once_and_by_us(
     target: str, by_hand: UpstreamByHand, start_proxy: StartProxy
@@ -204,7 +214,7 @@ async def test_http_1_0_is_never_told_to_continue(
     proxy = await start_proxy(upstream__base_url=by_hand.base_url)
     client = await proxy.connect()
     client.send(request(f"POST {target} HTTP/1.0", b"Content-Length: 2", b"Expect: 100-continue", body=b"{"))
-    await until(lambda: proxy.app._gateway.active == 1)
+    await until(lambda: proxy.app._traffic.active == 1)
     link = await by_hand.accepted() if target != CHAT else None
     if link is not None:
         await link.head()
