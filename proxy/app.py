@@ -11,21 +11,18 @@ from typing import Any, Self
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
-from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
 from proxy import events
-from proxy.config import Settings
+from proxy.accepting import Clients, ClientSite
+from proxy.config import ServerSettings, Settings, reloading
 from proxy.config.addresses import is_loopback
 from proxy.events import log
 from proxy.flights import Flights
 from proxy.gateway import Gateway
 from proxy.store import TieredStore
+from proxy.traffic import Traffic
 from proxy.upstream import Upstream
-from proxy.wire import ClientConnection
-
-# A header line longer than this is refused. OpenAI's clients send well under 8 KiB; tokens and traces can be longer.
-_FIELD_BYTES = 32 * 1024
 
 # What is left of a request whose answer is out is read for so long, so that the client gets to read the answer.
 _LINGERING_S = 5.0
@@ -38,19 +35,18 @@ class StartFailed(Exception):
     """The proxy can't start; the message says why, and what to do."""
 
 
-class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
-
-
 class App:
     """A running proxy."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._resources = AsyncExitStack()
-        self._gateway: Gateway
+        self._traffic = Traffic(settings.server.max_body_size)
+        self._store: TieredStore
+        self._upstream: Upstream
         self._flights: Flights
+        self._gateway: Gateway
+        self._clients: Clients
         self._runner: web.ServerRunner
 
     async def __aenter__(self) -> Self:
@@ -83,68 +79,96 @@ class App:
             self._resources = resources.pop_all()
         log.info(events.STARTED, base_url=self.base_url, mode=self._settings.cache.mode)
 
+    async def reload(self, settings: Settings) -> None:
+        """Serve by other settings from the next request on; those under way keep theirs.
+
+        Where to listen and where recordings are stay as they are until a restart, and the log names what was asked for.
+
+        Raises:
+            StartFailed: with these settings it would ask itself; nothing has changed.
+        """
+        settings, waiting = reloading.without_restart(self._settings, settings)
+        self._refuse_to_ask_itself(settings)
+        changed = reloading.differing(self._settings, settings)
+        if settings.upstream != self._settings.upstream:
+            # The one before stays open for the requests that it has; without any, its connections close by themselves.
+            self._upstream = await self._resources.enter_async_context(Upstream(settings.upstream))
+        self._settings = settings
+        cache = settings.cache
+        self._traffic.adjust(settings.server.max_body_size)
+        self._flights.adjust(limit_bytes=cache.max_recording_size, linger_s=cache.linger)
+        self._store.resize(size_limit_bytes=cache.size_limit, memory_limit_bytes=cache.memory_limit)
+        self._clients.adjust(**_timeouts(settings.server))
+        self._gateway = self._new_gateway()
+        log.info(events.RELOADED, changed=changed, waiting_for_restart=waiting)
+
     async def stop(self, drain_s: float | None = None) -> None:
         """Take no new request, give those under way `drain_s` seconds (`server.drain_timeout`), and end."""
-        self._gateway.draining = True
+        self._traffic.draining = True
         for site in list(self._runner.sites):
             await site.stop()
         timeout_s = self._settings.server.drain_timeout if drain_s is None else drain_s
-        log.info(events.DRAINING, requests=self._gateway.active, timeout_s=timeout_s)
+        log.info(events.DRAINING, requests=self._traffic.active, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._gateway.idle()
+                await self._traffic.idle()
                 await self._flights.settle()
         except TimeoutError:
-            pass
+            await self._traffic.stop()
         await self._resources.aclose()
         log.info(events.STOPPED)
 
     async def _build(self, resources: AsyncExitStack) -> None:
         cache = self._settings.cache
-        store = await TieredStore.open(
+        self._store = await TieredStore.open(
             cache.directory, size_limit_bytes=cache.size_limit, memory_limit_bytes=cache.memory_limit
         )
-        resources.push_async_callback(store.close)
-        upstream = await resources.enter_async_context(Upstream(self._settings.upstream))
-        self._flights = Flights(upstream, store, limit_bytes=cache.max_recording_size, linger_s=cache.linger)
+        resources.push_async_callback(self._store.close)
+        self._upstream = await resources.enter_async_context(Upstream(self._settings.upstream))
+        self._flights = Flights(self._store, limit_bytes=cache.max_recording_size, linger_s=cache.linger)
         resources.callback(self._flights.abandon_all)
-        self._gateway = Gateway(self._settings, store, self._flights)
+        self._gateway = self._new_gateway()
+
+    def _new_gateway(self) -> Gateway:
+        return Gateway(self._settings, self._store, self._flights, self._upstream, self._traffic)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._gateway.serve(request)
 
     async def _listen(self, resources: AsyncExitStack) -> None:
         server = self._settings.server
-        parser: dict[str, Any] = {"max_line_size": _FIELD_BYTES, "max_field_size": _FIELD_BYTES}
-        self._runner = web.ServerRunner(
-            _Server(
-                self._gateway.serve,
-                # Without it a client that has left is noticed only at the next write to it.
-                handler_cancellation=True,
-                access_log=None,
-                auto_decompress=False,
-                keepalive_timeout=server.keepalive_timeout,
-                read_timeout_s=server.read_timeout,
-                lingering_time=_LINGERING_S,
-                **parser,
-            ),
-            shutdown_timeout=_CUT_OFF_S,
+        self._clients = Clients(
+            self._serve,
+            # Without it a client that has left is noticed only at the next write to it.
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=_LINGERING_S,
+            **_timeouts(server),
         )
+        self._runner = web.ServerRunner(self._clients, shutdown_timeout=_CUT_OFF_S)
         resources.push_async_callback(self._runner.cleanup)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, server.host, server.port).start()
+            await ClientSite(self._runner, self._clients, server.host, server.port, server.max_connections).start()
         except OSError as error:
             raise StartFailed(
                 f"can't listen on {server.host} port {server.port}: {reason_of(error)}; "
                 "choose another with --port or server.port, 0 for any that is free"
             ) from error
-        self._refuse_to_ask_itself()
+        self._refuse_to_ask_itself(self._settings)
 
-    def _refuse_to_ask_itself(self) -> None:
+    def _refuse_to_ask_itself(self, settings: Settings) -> None:
         """It comes easily to export OPENAI_BASE_URL and then to start the proxy with it, and would never end."""
-        asked, own = URL(self._settings.upstream.base_url), URL(self.base_url)
+        asked, own = URL(settings.upstream.base_url), URL(self.base_url)
         if asked.port == own.port and is_loopback(asked.host or "") and is_loopback(own.host or ""):
             raise StartFailed(
                 f"upstream.base_url, {asked}, is the proxy's own address; name the API it is to ask with --upstream"
             )
+
+
+def _timeouts(server: ServerSettings) -> dict[str, Any]:
+    return {"keepalive_timeout": server.keepalive_timeout, "read_timeout_s": server.read_timeout}
 
 
 def reason_of(error: OSError) -> str:

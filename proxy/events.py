@@ -20,6 +20,8 @@ from proxy.recording import Head, Usage
 
 REQUEST = "request"
 STARTED = "started"
+RELOADED = "reloaded"
+RELOAD_FAILED = "reload_failed"
 DRAINING = "draining"
 STOPPED = "stopped"
 CRASHED = "request_crashed"

@@ -1,256 +1,68 @@
-"""Requests under way to the upstream, one a key: join one, finish it, or abandon it.
+"""The table of requests under way, one a key: join one, launch one, wait for them, or abandon them all.
 
 The rule: a recording is in the store before its flight leaves the table, so that a key is never in neither place.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
-from proxy import policy
-from proxy.errors import InternalError, RepriseError, UpstreamBroken
-from proxy.live import Listener, LiveLog
+from proxy.allowance import Allowance
+from proxy.errors import Draining
+from proxy.flight import Flight, Terms
 from proxy.question import Question
-from proxy.recorder import Take, judge, record
-from proxy.recording import Head, Usage
-from proxy.sse import Ending
 from proxy.store import Store
-from proxy.upstream import Answer, Outgoing, Upstream
+from proxy.upstream import Outgoing, Upstream
 
-# Judging this much takes about a millisecond; more of it is done in a thread, so that no stream waits for it.
-_JUDGED_AT_ONCE_BYTES = 256 * 1024
-
-# An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
-_FRAMING_GRACE_S = 5.0
-
-
-class Verdict(NamedTuple):
-    """What became of the answer."""
-
-    stored: bool
-    not_stored_because: str | None = None
-    usage: Usage | None = None
-
-
-class Flight:
-    """One request under way, and everyone who listens to its answer."""
-
-    def __init__(self, flights: "Flights", outgoing: Outgoing, question: Question | None, bypass: str) -> None:
-        loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[Verdict] = loop.create_future()
-        """Done when it is known whether the answer is stored; never fails."""
-        self.question = question
-        self._bypass = bypass
-        self._flights = flights
-        self._sent_s = self._head_s = time.monotonic()
-        self._log = LiveLog(self, flights.limit_bytes if question else 0, time.monotonic)
-        self._answer: Answer | None = None
-        self._lingering: asyncio.Task[None] | None = None
-        # A task of its own, so that the client that asked may leave before the head arrives.
-        self._opening = loop.create_task(self._open(outgoing))
-        self._opening.add_done_callback(_retrieve)
-
-    @property
-    def size_bytes(self) -> int:
-        """What has arrived so far."""
-        return self._log.size_bytes
-
-    @property
-    def attempts(self) -> int:
-        return self._answer.attempts if self._answer else 1
-
-    @contextmanager
-    def listening(self) -> Iterator["Hearing"]:
-        """Take part, from the first byte on."""
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
-        try:
-            with self._log.listening() as listener:
-                yield Hearing(self, listener)
-        finally:
-            if not self._log.listeners and not self._log.ended:
-                self._last_one_left()
-
-    async def head(self) -> Head:
-        """The upstream's head.
-
-        Raises:
-            UpstreamFailed: there was none, see `Upstream.send`.
-        """
-        return await asyncio.shield(self._opening)
-
-    def frames(self, listener: Listener) -> AsyncGenerator[bytes, None]:
-        return self._log.play(listener)
-
-    async def _open(self, outgoing: Outgoing) -> Head:
-        try:
-            self._answer = await self._flights.upstream.send(outgoing)
-        except BaseException as fault:
-            error = fault if isinstance(fault, RepriseError) else InternalError
-            self._settle(Verdict(stored=False, not_stored_because=error.code))
-            self._log.break_off(UpstreamBroken("no head"))
-            raise
-        head = self._answer.head
-        self._head_s = time.monotonic()
-        self._log.attach(self._answer)
-        if self.question is None:
-            self._settle(Verdict(stored=False, not_stored_because=self._bypass))
-        elif reason := policy.refusal(head, stream=self.question.stream, limit_bytes=self._flights.limit_bytes):
-            self._give_up_recording(reason)
-        return head
-
-    def _give_up_recording(self, reason: str) -> None:
-        """Those who listen hear it to its end; nobody joins any more, and nothing is kept."""
-        self._settle(Verdict(stored=False, not_stored_because=reason))
-        self._log.stop_keeping()
-
-    def _settle(self, verdict: Verdict) -> None:
-        if not self.settled.done():
-            self.settled.set_result(verdict)
-        self._flights.forget(self)
-
-    # What the log tells its owner
-
-    def outgrown(self) -> None:
-        self._settle(Verdict(stored=False, not_stored_because="too_large"))
-
-    def broken_off(self) -> None:
-        self._settle(Verdict(stored=False, not_stored_because="upstream_truncated"))
-        if self._answer is not None:
-            self._answer.close()
-
-    async def conclude(self) -> None:
-        """The body has ended: check it, and store it if it is whole.
-
-        Raises:
-            UpstreamBroken: it ended by a close that only a finished answer could have explained.
-        """
-        if self.settled.done() or self.question is None or self._answer is None:
-            return
-        body = b"".join(self._log.frames)
-        check, reason, usage = await _judged(body, self.question)
-        if check is None:
-            self._settle(Verdict(stored=False, not_stored_because=reason, usage=usage))
-            if self._answer.framing == "close":
-                raise UpstreamBroken("the connection was closed before the answer was finished")
-            return
-        take = Take(self._sent_s, self._head_s, self._answer.head, self._log.frames, self._log.arrived_s, body)
-        stored = self._flights.store.keep(record(self.question, take, check, usage, now_s=time.time()))
-        self._settle(Verdict(stored, None if stored else "store_busy", usage))
-
-    # The last listener has left
-
-    def _last_one_left(self) -> None:
-        if self.question is not None and self._log.is_whole and not self.settled.done():
-            self._lingering = asyncio.create_task(self._linger())
-        else:
-            self.abandon()
-
-    async def _linger(self) -> None:
-        """Read on for one who comes back, and for the store; then give up."""
-        try:
-            async with asyncio.timeout(self._flights.linger_s):
-                await self._read_on()
-        except TimeoutError:
-            if await self._lacks_only_its_framing():
-                await self._wait_for_framing()
-        if not self._log.ended:
-            self.abandon()
-
-    async def _wait_for_framing(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FRAMING_GRACE_S):
-                await self._read_on()
-
-    async def _read_on(self) -> None:
-        try:
-            await asyncio.shield(self._opening)
-        except Exception:  # noqa: BLE001 - nobody is left to be told; the flight has been settled
-            return
-        while not self._log.ended and self._log.is_whole and not self.settled.done():
-            await self._log.advance()
-
-    async def _lacks_only_its_framing(self) -> bool:
-        """The official SDKs close as soon as they have read the last event, before the end of the framing."""
-        if self.question is None or not self._log.frames or not self._log.is_whole:
-            return False
-        return (await _judged(b"".join(self._log.frames), self.question)).check is not None
-
-    def abandon(self) -> None:
-        """Cancel the upstream request: nobody wants its answer."""
-        self._opening.cancel()
-        self._settle(Verdict(stored=False, not_stored_because="client_disconnected"))
-        self._log.break_off(UpstreamBroken("abandoned"))
-
-
-class Hearing(NamedTuple):
-    """One listener's side of a flight."""
-
-    flight: Flight
-    listener: Listener
-
-    async def head(self) -> Head:
-        return await self.flight.head()
-
-    def frames(self) -> AsyncGenerator[bytes, None]:
-        return self.flight.frames(self.listener)
+# Of all answers under way, for those who join them and for the store; beyond it they are only passed on.
+_HELD_BYTES = 256 * 1024 * 1024
 
 
 class Flights:
     """The table of requests that others may join."""
 
-    def __init__(self, upstream: Upstream, store: Store, *, limit_bytes: int, linger_s: float) -> None:
-        self.upstream = upstream
-        self.store = store
-        self.limit_bytes = limit_bytes
-        self.linger_s = linger_s
+    def __init__(self, store: Store, *, limit_bytes: int, linger_s: float) -> None:
+        self._held = Allowance(_held_limit_bytes(limit_bytes))
+        self._terms = Terms(store, self._held, limit_bytes, linger_s, self._forget)
         self._by_key: dict[str, Flight] = {}
         # More than those that can be joined: two that ask for an answer of their own may ask the same at a time.
         self._unsettled: set[Flight] = set()
+
+    def adjust(self, *, limit_bytes: int, linger_s: float) -> None:
+        """From the next launch on, keep answers of up to `limit_bytes`, and read them on for `linger_s` seconds."""
+        self._held.limit_bytes = _held_limit_bytes(limit_bytes)
+        self._terms = self._terms._replace(limit_bytes=limit_bytes, linger_s=linger_s)
 
     def join(self, key: str) -> Flight | None:
         """The flight that will answer this key, if there is one."""
         return self._by_key.get(key)
 
-    def launch(self, outgoing: Outgoing, question: Question | None, bypass: str = "") -> Flight:
+    def launch(self, upstream: Upstream, outgoing: Outgoing, question: Question | None, bypass: str = "") -> Flight:
         """Send a request. If its answer may be recorded, others may join it from now on; if not, `bypass` says why.
 
         No await between `join` and `launch`, or two tasks could both miss the same key:
           1: join(k) -> None      2: join(k) -> None      1: launch(k)      2: launch(k)  <- fetched twice
         """
-        flight = Flight(self, outgoing, question, bypass)
+        flight = Flight(self._terms, upstream, outgoing, question, bypass)
         if question is not None:
             self._by_key.setdefault(question.key, flight)
             self._unsettled.add(flight)
         return flight
 
-    def forget(self, flight: Flight) -> None:
-        """It is settled: what can be had of it is in the store."""
-        self._unsettled.discard(flight)
-        if flight.question is not None and self._by_key.get(flight.question.key) is flight:
-            del self._by_key[flight.question.key]
-
     def abandon_all(self) -> None:
-        """Cancel what is still under way."""
+        """Cancel what is still under way: the proxy ends."""
         for flight in list(self._unsettled):
-            flight.abandon()
+            flight.abandon(Draining.code)
 
     async def settle(self) -> None:
         """Wait until it is known of every flight whether its answer is stored."""
         while self._unsettled:
             await asyncio.wait([flight.settled for flight in self._unsettled])
 
+    def _forget(self, flight: Flight) -> None:
+        self._unsettled.discard(flight)
+        if flight.question is not None and self._by_key.get(flight.question.key) is flight:
+            del self._by_key[flight.question.key]
 
-async def _judged(body: bytes, question: Question) -> Ending:
-    if len(body) <= _JUDGED_AT_ONCE_BYTES:
-        return judge(body, question)
-    return await asyncio.to_thread(judge, body, question)
 
-
-def _retrieve(opening: asyncio.Task[Head]) -> None:
-    """Everyone may have left before the fault came; it is in no one's hands then, and that is no error."""
-    if not opening.cancelled():
-        opening.exception()
+def _held_limit_bytes(limit_bytes: int) -> int:
+    # One alone may be as long as a recording.
+    return max(_HELD_BYTES, limit_bytes)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 
-from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp import web
 
 from proxy import admission, events, headers, policy
 from proxy.admission import Controls, Route
@@ -21,7 +20,6 @@ from proxy.client import Client
 from proxy.config import Settings
 from proxy.cors import Cors
 from proxy.errors import (
-    BadRequest,
     ClientGone,
     Draining,
     InternalError,
@@ -31,16 +29,21 @@ from proxy.errors import (
     UpstreamBroken,
 )
 from proxy.events import RequestLine, log
-from proxy.flights import Flight, Flights, Verdict
+from proxy.flight import Flight, Verdict
+from proxy.flights import Flights
 from proxy.key import Uncacheable
 from proxy.lookup import Ask, Found, Lookup, key_rules
 from proxy.question import Question
 from proxy.recording import Head, Headers
 from proxy.store import Store
-from proxy.upstream import Outgoing
+from proxy.traffic import Traffic
+from proxy.upstream import Outgoing, Upstream
 
 # Reading this much JSON for the key takes about 2 ms; more of it is read in a thread, so that no stream waits for it.
 _KEYED_AT_ONCE_BYTES = 128 * 1024
+
+# Answers about the caller rather than about what was asked: not his credential, no credit, no leave, too many of his.
+_ABOUT_THE_CALLER = frozenset((401, 402, 403, 429))
 
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 _HEALTHY = Head(200, "OK", _JSON), b'{"status":"ok"}'
@@ -58,18 +61,16 @@ class _Exchange:
 
 
 class Gateway:
-    """Answers every request that comes in."""
+    """Answers every request that comes in while its settings are in force."""
 
-    def __init__(self, settings: Settings, store: Store, flights: Flights) -> None:
-        self.draining = False
-        """Whether new requests are turned away."""
-        self.active = 0
-        """Requests that are being answered."""
-        self._idle = asyncio.Event()
+    def __init__(
+        self, settings: Settings, store: Store, flights: Flights, upstream: Upstream, traffic: Traffic
+    ) -> None:
+        self._traffic = traffic
         self._server = settings.server
         self._cache = settings.cache
         self._store = store
-        self._lookup = Lookup(settings, store, flights)
+        self._lookup = Lookup(settings, store, flights, upstream)
         self._cors = Cors(settings.server.cors_origins)
         self._key_rules = key_rules(settings)
         api_key = settings.upstream.api_key
@@ -80,59 +81,50 @@ class Gateway:
         client = Client(request, self._server.read_timeout, self._server.write_timeout)
         line = RequestLine(events.new_id(), request.method, request.raw_path.partition("?")[0])
         exchange = _Exchange(request, client, line)
-        self.active += 1
-        self._idle.clear()
-        try:
-            await self._answer(exchange)
-        except RepriseError as error:
-            await self._refuse(exchange, error)
-        except UpstreamBroken as broken:
-            _break_off(exchange, "upstream_truncated", str(broken))
-        except ClientGone as gone:
-            _let_go(exchange, str(gone))
-        except asyncio.CancelledError:
-            _let_go(exchange, "closed the connection")
-            raise
-        except Exception:  # noqa: BLE001 - the one place that catches what nobody foresaw
-            log.exception(events.CRASHED, id=line.id)
-            await self._refuse(exchange, InternalError("The proxy failed. Its log says how, under this request's id."))
-        finally:
-            self.active -= 1
-            if not self.active:
-                self._idle.set()
-            _finish(exchange)
+        with self._traffic.answering():
+            try:
+                await self._answer(exchange)
+            except RepriseError as error:
+                await self._refuse(exchange, error)
+            except UpstreamBroken as broken:
+                _break_off(exchange, "upstream_truncated", str(broken))
+            except ClientGone as gone:
+                _let_go(exchange, str(gone))
+            except asyncio.CancelledError:
+                self._end_early(exchange)
+                raise
+            except Exception:  # noqa: BLE001 - the one place that catches what nobody foresaw
+                log.exception(events.CRASHED, id=line.id)
+                await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
+            finally:
+                self._traffic.bodies.give_back(client.body_bytes)
+                _finish(exchange)
         return client.response
-
-    async def idle(self) -> None:
-        """Wait until no request is being answered."""
-        if self.active:
-            await self._idle.wait()
 
     async def _answer(self, exchange: _Exchange) -> None:
         request = exchange.request
-        _refuse_odd_version(request)
-        admission.refuse_odd_framing(request.raw_headers)
+        admission.refuse_odd_head(request.version, request.raw_headers)
         if preflight := self._cors.preflight(request.method, request.raw_headers):
             exchange.line.quiet = True
             await exchange.client.answer(preflight, b"", _own_id(exchange))  # what CORS adds is in it already
             return
         route = admission.route(request.method, request.raw_path, self._cache.routes)
         if route in ("healthz", "readyz"):
-            ready = route == "healthz" or (not self.draining and await self._store.is_writable())
+            ready = route == "healthz" or (not self._traffic.draining and await self._store.is_writable())
             await self._answer_here(exchange, *(_HEALTHY if ready else _NOT_READY))
             return
-        if self.draining:
+        if self._traffic.draining:
             raise Draining("The proxy is shutting down. Ask again in a moment.")
         ask = await self._ask(exchange, route)
-        found = await self._lookup.find(ask)
-        await self._relay(exchange, found)
+        if not await self._relay(exchange, await self._lookup.find(ask)):
+            await self._relay(exchange, await self._lookup.find(ask._replace(may_join=False)))
 
     async def _ask(self, exchange: _Exchange, route: Route) -> Ask:
         """What is asked for. On a cached route the body is read to its end, elsewhere it is passed on as it comes."""
         request, client = exchange.request, exchange.client
         cached = route == "cached"
         controls = admission.controls(request.raw_headers)
-        body = await client.read_body(self._server.max_body_size) if cached else None
+        body = await client.read_body(self._server.max_body_size, self._traffic.bodies) if cached else None
         outgoing = Outgoing(
             method=request.method,
             target=request.raw_path,
@@ -155,13 +147,20 @@ class Gateway:
             return self._key_rules.question(*asked)
         return await asyncio.to_thread(self._key_rules.question, *asked)
 
-    async def _relay(self, exchange: _Exchange, found: Found) -> None:
-        """Play the source to the client: the one loop that a miss, a joined stream and a hit share."""
+    async def _relay(self, exchange: _Exchange, found: Found) -> bool:
+        """Play the source to the client: the one loop that a miss, a joined stream and a hit share.
+
+        False where it tells of another caller than this one, who has to ask for himself then; nothing was played.
+        """
         client, line = exchange.client, exchange.line
         line.cache, line.usage = found.word, found.usage
         exchange.flight = found.source if isinstance(found.source, Flight) else None
         with found.source.listening() as response:
             head = await response.head()
+            if found.borrowed:
+                if head.status in _ABOUT_THE_CALLER:
+                    return False
+                head = head._replace(headers=headers.for_another_caller(head.headers))
             line.read_head(head)
             shown = headers.for_client(head.headers, own_cors=self._cors.enabled)
             await client.begin(head._replace(headers=shown), self._added(exchange, found))
@@ -169,6 +168,7 @@ class Gateway:
                 async for frame in frames:
                     await client.write(frame)
         await client.end()
+        return True
 
     def _added(self, exchange: _Exchange, found: Found) -> Headers:
         """Our own fields, behind those of the source (contract section 5)."""
@@ -186,6 +186,12 @@ class Gateway:
         exchange.line.quiet = True
         await exchange.client.answer(head, body, self._always_added(exchange))
 
+    def _end_early(self, exchange: _Exchange) -> None:
+        if self._traffic.cut_off:
+            _break_off(exchange, Draining.outcome, Draining.code)
+        else:
+            _let_go(exchange, "closed the connection")
+
     async def _refuse(self, exchange: _Exchange, error: RepriseError) -> None:
         """Answer with an error of our own; where an answer has begun, it can only be broken off."""
         exchange.line.error = error.code
@@ -200,13 +206,6 @@ class Gateway:
             await exchange.client.answer(head, error.body(), self._always_added(exchange))
         except ClientGone as gone:
             _let_go(exchange, str(gone))
-
-
-def _refuse_odd_version(request: web.BaseRequest) -> None:
-    if request.version not in (HttpVersion10, HttpVersion11):
-        raise BadRequest("This proxy speaks HTTP/1.1, and HTTP/1.0.")
-    if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
-        raise BadRequest("HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).")
 
 
 def _own_id(exchange: _Exchange) -> Headers:
@@ -243,7 +242,7 @@ def _finish(exchange: _Exchange) -> None:
 
 
 def _write_settled(line: RequestLine, flight: Flight, settled: asyncio.Future[Verdict]) -> None:
-    line.attempts = flight.attempts
+    line.attempts = 0 if line.cache == "JOINED" else flight.attempts  # so that all lines add up to what was paid for
     line.stored, line.not_stored_because, line.usage = settled.result()
     if line.stored and line.outcome == "client_disconnected" and line.bytes == flight.size_bytes:
         # It had every event, and left before the end of the framing.

@@ -51,6 +51,10 @@ _CORS_PREFIX = b"access-control-"
 # Contract section 5. Never framing, dates, cookies, rate limits, or who paid for it.
 _RECORDED = frozenset((b"content-type", b"x-request-id", b"openai-version", b"openai-processing-ms", b"openai-model"))
 
+# What an upstream says to one caller: his session, his account, what is left of his limits.
+_CALLERS_OWN = frozenset((b"set-cookie", b"openai-organization", b"openai-project"))
+_LIMITS_PREFIX = b"x-ratelimit-"
+
 # RFC 9110 section 5.5: a value has no CR, LF or NUL; whoever lets one through lets headers be injected.
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 # Of what is no token (RFC 9110 section 5.1) the parser lets only this one through, where the reader after us may not
@@ -91,6 +95,11 @@ def for_client(headers: Headers, *, own_cors: bool) -> Headers:
         return name in _MADE_FOR_CLIENT or (own_cors and name.startswith(_CORS_PREFIX))
 
     return _without(end_to_end(headers), dropped)
+
+
+def for_another_caller(headers: Headers) -> Headers:
+    """The fields of a live answer as one gets them who joined it with another credential than it was asked for."""
+    return _without(headers, lambda name: name in _CALLERS_OWN or name.startswith(_LIMITS_PREFIX))
 
 
 def for_recording(headers: Headers) -> Headers:

@@ -12,10 +12,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
 
 # A listener may fall this far behind a response that is too long to be kept; what it has not taken by then, it loses.
 _LEEWAY_BYTES = 1024 * 1024
+
+# A frame takes about as much memory besides its bytes, so a stream of single bytes is too long by its frames first.
+_FRAME_BYTES = 64
+_FEW_FRAMES = 10_000  # so many are none too many, however little a recording may hold
 
 
 class Body(Protocol):
@@ -41,8 +46,11 @@ class Owner(Protocol):
         """
         ...
 
-    def outgrown(self) -> None:
-        """It is longer than what may be kept: it goes on for those who listen, and nobody can join any more."""
+    def outgrown(self, *, together: bool) -> None:
+        """It is longer than what may be kept, by itself or `together` with all others that are under way.
+
+        It goes on for those who listen, and nobody can join any more.
+        """
         ...
 
     def broken_off(self) -> None:
@@ -63,8 +71,8 @@ class Listener:
 class LiveLog:
     """Frames as they came, their arrival times, and who is listening."""
 
-    def __init__(self, owner: Owner, limit_bytes: int, clock: Callable[[], float]) -> None:
-        """Keep up to `limit_bytes`; `clock` gives seconds."""
+    def __init__(self, owner: Owner, limit_bytes: int, shared: Allowance, clock: Callable[[], float]) -> None:
+        """Keep up to `limit_bytes`, and together no more than is `shared`; `clock` gives seconds."""
         self.frames: list[bytes] = []
         self.arrived_s: list[float] = []
         self.size_bytes = 0
@@ -74,10 +82,14 @@ class LiveLog:
         self.broken: UpstreamBroken | None = None
         self._owner = owner
         self._limit_bytes = limit_bytes
+        self._limit_frames = _FEW_FRAMES + limit_bytes // _FRAME_BYTES
+        self._shared = shared
         self._clock = clock
         self._body: Body | None = None
         self._listeners: set[Listener] = set()
-        self._dropped = 0
+        self._kept_bytes = 0
+        self._gone = 0  # frames that are not here any more, of all that have arrived
+        self._removed = 0  # of these, the ones whose places in the lists have been removed, too
         self._reading = False
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -93,6 +105,8 @@ class LiveLog:
             yield listener
         finally:
             self._listeners.discard(listener)
+            if self.ended:
+                self._release()
 
     def attach(self, body: Body) -> None:
         """The head has come; frames can be read."""
@@ -111,12 +125,12 @@ class LiveLog:
             ClientGone: this listener fell too far behind a response that is not kept.
         """
         while True:
-            while (next_one := listener.position - self._dropped) < len(self.frames):
-                if next_one < 0:
+            while (place := listener.position - self._removed) < len(self.frames):
+                if listener.position < self._gone:
                     raise ClientGone("fell too far behind the stream")
-                frame = self.frames[next_one]
+                frame = self.frames[place]
                 listener.position += 1
-                if not self.is_whole:
+                if not self.is_whole and self.listeners == 1:  # with more, what is read next trims it for all of them
                     self._trim()
                 yield frame
             if self.broken:
@@ -137,6 +151,7 @@ class LiveLog:
         if not self.ended:
             self.ended, self.broken = True, reason
             self._owner.broken_off()
+            self._release()
             self._wake()
 
     async def _pull(self) -> None:
@@ -148,6 +163,7 @@ class LiveLog:
             else:
                 await self._owner.conclude()
                 self.ended = True
+                self._release()
         except UpstreamBroken as broken:
             self.break_off(broken)
         except Exception:
@@ -160,24 +176,45 @@ class LiveLog:
 
     def _append(self, frame: bytes) -> None:
         self.size_bytes += len(frame)
+        self._kept_bytes += len(frame)
+        self._shared.take(len(frame))
         self.frames.append(frame)
         self.arrived_s.append(self._clock())
-        if self.is_whole and self.size_bytes > self._limit_bytes:
+        if self.is_whole and (self._is_too_long or self._shared.is_exceeded):
             self.is_whole = False
-            self._owner.outgrown()
+            self._owner.outgrown(together=not self._is_too_long)
         if not self.is_whole:
             self._trim()
 
+    @property
+    def _is_too_long(self) -> bool:
+        return self.size_bytes > self._limit_bytes or len(self.frames) > self._limit_frames
+
     def _trim(self) -> None:
         """Drop what every listener has played, and what the slowest may no longer expect to be kept for it."""
-        played = min((listener.position for listener in self._listeners), default=self._dropped + len(self.frames))
-        surplus = max(0, played - self._dropped)
-        kept_bytes = sum(map(len, self.frames[surplus:]))
-        while kept_bytes > self._limit_bytes + _LEEWAY_BYTES and surplus < len(self.frames) - 1:
-            kept_bytes -= len(self.frames[surplus])
-            surplus += 1
-        del self.frames[:surplus], self.arrived_s[:surplus]
-        self._dropped += surplus
+        arrived = self._removed + len(self.frames)
+        taking = (listener.position for listener in self._listeners if listener.position >= self._gone)
+        played = min(taking, default=arrived)
+        most_bytes = self._limit_bytes + _LEEWAY_BYTES
+        while self._gone < played or (self._kept_bytes > most_bytes and self._gone < arrived - 1):
+            self._drop(self._gone - self._removed)
+        # Their places go when they are half of all: to move the rest up for each frame would take ever longer.
+        if (surplus := self._gone - self._removed) * 2 > len(self.frames):
+            del self.frames[:surplus], self.arrived_s[:surplus]
+            self._removed = self._gone
+
+    def _drop(self, place: int) -> None:
+        size_bytes = len(self.frames[place])
+        self.frames[place] = b""
+        self._kept_bytes -= size_bytes
+        self._shared.give_back(size_bytes)
+        self._gone += 1
+
+    def _release(self) -> None:
+        """It has ended: when nobody listens any more, what it held counts no longer."""
+        if not self._listeners:
+            self._shared.give_back(self._kept_bytes)
+            self._kept_bytes = 0
 
     async def _news(self) -> None:
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -13,12 +13,13 @@ from proxy.admission import Controls
 from proxy.config import Settings
 from proxy.errors import ReplayMiss
 from proxy.flights import Flights
+from proxy.key import credential_scope
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question
-from proxy.recording import Head, Recording, Usage
+from proxy.recording import Head, Headers, Recording, Usage
 from proxy.store import Store
-from proxy.upstream import Outgoing
+from proxy.upstream import Outgoing, Upstream
 
 
 class Response(Protocol):
@@ -50,6 +51,7 @@ class Ask(NamedTuple):
     question: Question | None
     bypass: str = ""
     """Why it is no question, if it is none."""
+    may_join: bool = True
 
 
 class Found(NamedTuple):
@@ -63,6 +65,8 @@ class Found(NamedTuple):
     """Of a recording."""
     usage: Usage | None = None
     """Of a recording; that of a live answer is known when it has ended."""
+    borrowed: bool = False
+    """It was asked for with another credential."""
 
 
 def key_rules(settings: Settings) -> KeyRules:
@@ -78,12 +82,13 @@ def key_rules(settings: Settings) -> KeyRules:
 class Lookup:
     """Looks an answer up, or has it fetched."""
 
-    def __init__(self, settings: Settings, store: Store, flights: Flights) -> None:
+    def __init__(self, settings: Settings, store: Store, flights: Flights, upstream: Upstream) -> None:
         self._mode = settings.cache.mode
         self._ttl_s = settings.cache.ttl
         self._pace = settings.replay.pace
         self._store = store
         self._flights = flights
+        self._upstream = upstream
 
     async def find(self, ask: Ask) -> Found:
         """The source of the answer.
@@ -97,10 +102,12 @@ class Lookup:
         recording = await self._recorded(key, may_join=ask.plan.forward) if ask.plan.read else None
         if recording is not None and self._will_do(recording, ask):
             return self._replay(recording, ask)
-        if ask.plan.read and ask.plan.forward and (flight := self._flights.join(key)):
-            return Found(flight, "JOINED", f'fwd=uri-miss; key="{key}"; collapsed')
         word, forwarded = self._why_forwarded(ask, recording)
-        return self._launch(ask, word, f'{forwarded}; key="{key}"')
+        status = f'{forwarded}; key="{key}"'
+        if ask.plan.read and ask.plan.forward and ask.may_join and (flight := self._flights.join(key)):
+            borrowed = _credentials(flight.sent) != _credentials(ask.outgoing.headers)
+            return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
+        return self._launch(ask, word, status)
 
     async def _recorded(self, key: str, *, may_join: bool) -> Recording | None:
         recording = self._store.recall(key)
@@ -137,7 +144,8 @@ class Lookup:
         if not ask.plan.forward:
             raise ReplayMiss(self._why_missed(ask, word))
         bypass = ask.bypass or ("passthrough" if self._mode == "passthrough" else "no_store")
-        flight = self._flights.launch(ask.outgoing, ask.question if ask.plan.record else None, bypass)
+        question = ask.question if ask.plan.record else None
+        flight = self._flights.launch(self._upstream, ask.outgoing, question, bypass)
         return Found(flight, word, status)
 
     def _why_missed(self, ask: Ask, word: CacheWord) -> str:
@@ -154,3 +162,8 @@ class Lookup:
             f"The upstream may not be asked, since {asked_by}, and {why}. Record it first, with cache.mode cache and "
             "the same request; `reprise explain` shows what a request's key is made of."
         )
+
+
+def _credentials(fields: Headers) -> str:
+    """A digest of who asks, as the upstream sees it."""
+    return credential_scope((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)

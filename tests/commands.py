@@ -119,11 +119,11 @@ class Running:
             lines.append(await self.line())
         return lines
 
-    async def logged(self, event: str) -> dict[str, Any]:
-        """The first line of an event in the log, waiting for it."""
+    async def logged(self, event: str, number: int = 0) -> dict[str, Any]:
+        """The n-th line of an event in the log, waiting for it."""
         async with asyncio.timeout(PATIENCE_S), self._grown:
-            await self._grown.wait_for(lambda: self.log(event))
-        return self.log(event)[0]
+            await self._grown.wait_for(lambda: len(self.log(event)) > number)
+        return self.log(event)[number]
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """All of them so far."""

@@ -159,7 +159,7 @@ async def start_asking(proxy: Proxy, asked: object = STREAMED, *headers: tuple[s
 async def left(proxy: Proxy, response: Response) -> None:
     """Close the connection, and wait until the proxy has noticed."""
     await response.leave()
-    await until(lambda: proxy.app._gateway.active == 0)
+    await until(lambda: proxy.app._traffic.active == 0)
 
 
 def facts(line: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.conftest import Log, StartProxy
-from tests.exchanges import COUNTED, USAGE, arrive_apart, facts, take, until, word
+from tests.exchanges import COUNTED, USAGE, arrive_apart, facts, listeners, start_asking, take, until, word
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -99,6 +99,25 @@ async def test_attempts_are_counted(
     assert ((await log.line())["attempts"], upstream.requests_seen) == (3, 3)
 
 
+async def test_attempts_are_counted_where_the_last_one_fails(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once for all who waited for it, so that all lines add up to what the upstream was asked."""
+    monkeypatch.setattr("proxy.retry._BASE_S", 0)
+    proxy = await start_proxy(upstream__retries=5)
+    barrier = Barrier()
+    upstream.will_send(barrier, plain(b"{}", status=b"503 Service Unavailable"))
+    upstream.will_send(CLOSE)
+    waiting = [await start_asking(proxy) for _ in range(3)]
+    await until(lambda: listeners(proxy) == 3)
+    barrier.release()
+
+    assert {(await connection.response()).status for connection in waiting} == {502}
+
+    lines = [await log.line(number) for number in range(3)]
+    assert sum(line["attempts"] for line in lines) == upstream.requests_seen == 2
+
+
 @pytest.mark.parametrize(
     ("route", "answer", "usage"),
     [
@@ -161,7 +180,7 @@ async def test_the_line_comes_when_it_is_known_what_became_of_the_answer(
     response = await proxy.ask(STREAMED)
     await take(response, HELLO)
     await response.leave()
-    await until(lambda: proxy.app._gateway.active == 0)
+    await until(lambda: proxy.app._traffic.active == 0)
     assert log.lines() == []
     barrier.release()
 

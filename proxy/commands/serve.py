@@ -14,7 +14,7 @@ from proxy import events
 from proxy.app import StartFailed
 from proxy.background import BackgroundStream
 from proxy.commands.options import Mistake, config_option, settings_in_force
-from proxy.config import Settings
+from proxy.config import Settings, load
 from proxy.run import run, serve
 from proxy.store.disk import UnusableDirectory
 
@@ -29,10 +29,14 @@ def command(config: Path | None, host: str | None, port: str | None, upstream: s
     """Run the proxy."""
     given = {"server.host": host, "server.port": port, "upstream.base_url": upstream, "cache.mode": mode}
     settings = settings_in_force(config, given)
+    read_anew = partial(load, config, given, os.environ)
     with BackgroundStream(sys.stderr) as stderr:
-        events.configure(settings.log.format, settings.log.level, stderr)
+
+        def set_up_log(settings: Settings) -> None:
+            events.configure(settings.log.format, settings.log.level, stderr)
+
         try:
-            return run(serve(settings, partial(_announce, settings)))
+            return run(serve(settings, partial(_announce, settings), read_anew, set_up_log))
         except (StartFailed, UnusableDirectory) as error:
             raise Mistake(str(error)) from error
 

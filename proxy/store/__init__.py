@@ -115,10 +115,11 @@ class TieredStore:
         recording = self.recall(key)
         if recording is not None or self._closing.is_set():
             return recording
-        if key not in self._loads:
-            self._loads[key] = self._start(self._load(key))
+        load = self._loads.get(key) or self._start(self._load(key))
+        self._loads[key] = load
         # Whoever asked first may be cancelled, and the others go on waiting.
-        return await asyncio.shield(self._loads[key])
+        await asyncio.wait((load,))
+        return load.result()
 
     def keep(self, recording: Recording) -> bool:
         if self._closing.is_set() or not self._has_room_for(recording.size_bytes):

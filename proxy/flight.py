@@ -1,0 +1,233 @@
+"""One request under way to the upstream, and everyone who listens to its answer: hear it, finish it, or abandon it.
+
+The rule: it is settled once, as soon as it is known what becomes of the answer; by then what is to be stored
+is in the store.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from proxy import policy
+from proxy.allowance import Allowance
+from proxy.errors import InternalError, RepriseError, UpstreamBroken
+from proxy.live import Listener, LiveLog
+from proxy.question import Question
+from proxy.recorder import Take, judge, record
+from proxy.recording import Head, Usage
+from proxy.sse import Ending
+from proxy.store import Store
+from proxy.upstream import Answer, Outgoing, Upstream
+
+# Judging this much takes about a millisecond; more of it is done in a thread, so that no stream waits for it.
+_JUDGED_AT_ONCE_BYTES = 256 * 1024
+
+# An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
+_FRAMING_GRACE_S = 5.0
+
+
+class Verdict(NamedTuple):
+    """What became of the answer."""
+
+    stored: bool
+    not_stored_because: str | None = None
+    usage: Usage | None = None
+
+
+class Terms(NamedTuple):
+    """What holds for every flight that is launched."""
+
+    store: Store
+    held: Allowance
+    """What all of them together may keep in memory."""
+    limit_bytes: int
+    """Of one recording."""
+    linger_s: float
+    """How long an answer is read on when nobody is left."""
+    forget: Callable[["Flight"], None]
+    """To be told of one that is settled: what can be had of it is in the store."""
+
+
+class Flight:
+    """One request under way, and everyone who listens to its answer."""
+
+    def __init__(
+        self, terms: Terms, upstream: Upstream, outgoing: Outgoing, question: Question | None, bypass: str
+    ) -> None:
+        """Send it. Without a `question` nothing of the answer is kept, and `bypass` says why."""
+        loop = asyncio.get_running_loop()
+        self.settled: asyncio.Future[Verdict] = loop.create_future()
+        """Done when it is known whether the answer is stored; never fails."""
+        self.question = question
+        self.sent = outgoing.headers
+        self.attempts = 0
+        self._bypass = bypass
+        self._terms = terms
+        self._sent_s = self._head_s = time.monotonic()
+        self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
+        self._answer: Answer | None = None
+        self._lingering: asyncio.Task[None] | None = None
+        # A task of its own, so that the client that asked may leave before the head arrives.
+        self._opening = loop.create_task(self._open(upstream, outgoing))
+        self._opening.add_done_callback(_retrieve)
+
+    @property
+    def size_bytes(self) -> int:
+        """What has arrived so far."""
+        return self._log.size_bytes
+
+    @contextmanager
+    def listening(self) -> Iterator["Hearing"]:
+        """Take part, from the first byte on."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        try:
+            with self._log.listening() as listener:
+                yield Hearing(self, listener)
+        finally:
+            if not self._log.listeners and not self._log.ended:
+                self._last_one_left()
+
+    async def head(self) -> Head:
+        """The upstream's head.
+
+        Raises:
+            UpstreamFailed: there was none, see `Upstream.send`.
+        """
+        # Not shielded: from Python 3.14 on a shield reports a failure that comes when its caller has left.
+        await asyncio.wait((self._opening,))
+        return self._opening.result()
+
+    def frames(self, listener: Listener) -> AsyncGenerator[bytes, None]:
+        return self._log.play(listener)
+
+    async def _open(self, upstream: Upstream, outgoing: Outgoing) -> Head:
+        try:
+            self._answer = await upstream.send(outgoing, self._count_attempt)
+        except BaseException as fault:
+            error = fault if isinstance(fault, RepriseError) else InternalError
+            self._settle(Verdict(stored=False, not_stored_because=error.code))
+            self._log.break_off(UpstreamBroken("no head"))
+            raise
+        head = self._answer.head
+        self._head_s = time.monotonic()
+        self._log.attach(self._answer)
+        if self.question is None:
+            self._settle(Verdict(stored=False, not_stored_because=self._bypass))
+        elif reason := policy.refusal(head, stream=self.question.stream, limit_bytes=self._terms.limit_bytes):
+            self._give_up_recording(reason)
+        return head
+
+    def _count_attempt(self) -> None:
+        self.attempts += 1
+
+    def _give_up_recording(self, reason: str) -> None:
+        """Those who listen hear it to its end; nobody joins any more, and nothing is kept."""
+        self._settle(Verdict(stored=False, not_stored_because=reason))
+        self._log.stop_keeping()
+
+    def _settle(self, verdict: Verdict) -> None:
+        if not self.settled.done():
+            self.settled.set_result(verdict)
+        self._terms.forget(self)
+
+    # What the log tells its owner
+
+    def outgrown(self, *, together: bool) -> None:
+        self._settle(Verdict(stored=False, not_stored_because="overloaded" if together else "too_large"))
+
+    def broken_off(self) -> None:
+        self._settle(Verdict(stored=False, not_stored_because="upstream_truncated"))
+        if self._answer is not None:
+            self._answer.close()
+
+    async def conclude(self) -> None:
+        """The body has ended: check it, and store it if it is whole.
+
+        Raises:
+            UpstreamBroken: it ended by a close that only a finished answer could have explained.
+        """
+        if self.settled.done() or self.question is None or self._answer is None:
+            return
+        body = b"".join(self._log.frames)
+        check, reason, usage = await _judged(body, self.question)
+        if check is None:
+            self._settle(Verdict(stored=False, not_stored_because=reason, usage=usage))
+            if self._answer.framing == "close":
+                raise UpstreamBroken("the connection was closed before the answer was finished")
+            return
+        take = Take(self._sent_s, self._head_s, self._answer.head, self._log.frames, self._log.arrived_s, body)
+        stored = self._terms.store.keep(record(self.question, take, check, usage, now_s=time.time()))
+        self._settle(Verdict(stored, None if stored else "store_busy", usage))
+
+    # The last listener has left
+
+    def _last_one_left(self) -> None:
+        if self.question is not None and self._log.is_whole and not self.settled.done():
+            self._lingering = asyncio.create_task(self._linger())
+        else:
+            self.abandon()
+
+    async def _linger(self) -> None:
+        """Read on for one who comes back, and for the store; then give up."""
+        try:
+            async with asyncio.timeout(self._terms.linger_s):
+                await self._read_on()
+        except TimeoutError:
+            if await self._lacks_only_its_framing():
+                await self._wait_for_framing()
+        if not self._log.ended:
+            self.abandon()
+
+    async def _wait_for_framing(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FRAMING_GRACE_S):
+                await self._read_on()
+
+    async def _read_on(self) -> None:
+        try:
+            await self.head()
+        except Exception:  # noqa: BLE001 - nobody is left to be told; the flight has been settled
+            return
+        while not self._log.ended and self._log.is_whole and not self.settled.done():
+            await self._log.advance()
+
+    async def _lacks_only_its_framing(self) -> bool:
+        """The official SDKs close as soon as they have read the last event, before the end of the framing."""
+        if self.question is None or not self._log.frames or not self._log.is_whole:
+            return False
+        return (await _judged(b"".join(self._log.frames), self.question)).check is not None
+
+    def abandon(self, why: str = "client_disconnected") -> None:
+        """Cancel the upstream request: nobody wants its answer."""
+        self._opening.cancel()
+        self._settle(Verdict(stored=False, not_stored_because=why))
+        self._log.break_off(UpstreamBroken("abandoned"))
+
+
+class Hearing(NamedTuple):
+    """One listener's side of a flight."""
+
+    flight: Flight
+    listener: Listener
+
+    async def head(self) -> Head:
+        return await self.flight.head()
+
+    def frames(self) -> AsyncGenerator[bytes, None]:
+        return self.flight.frames(self.listener)
+
+
+async def _judged(body: bytes, question: Question) -> Ending:
+    if len(body) <= _JUDGED_AT_ONCE_BYTES:
+        return judge(body, question)
+    return await asyncio.to_thread(judge, body, question)
+
+
+def _retrieve(opening: asyncio.Task[Head]) -> None:
+    """Everyone may have left before the fault came; it is in no one's hands then, and that is no error."""
+    if not opening.cancelled():
+        opening.exception()

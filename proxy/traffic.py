@@ -1,0 +1,63 @@
+"""The requests that are being answered: how many they are, whether more are let in, and an end to them all.
+
+The rule: what has been let in is answered or broken off, and counted until then.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proxy.allowance import Allowance
+
+# Of the bodies of requests on cached routes, each of which is held until its answer is out. Four of the largest find
+# room in any case.
+_BODIES_BYTES = 256 * 1024 * 1024
+
+
+class Traffic:
+    """What goes on at the moment."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.bodies = Allowance(0)
+        self.adjust(max_body_bytes)
+        self.draining = False
+        """Whether new requests are turned away."""
+        self.cut_off = False
+        """Whether those under way have been told to stop."""
+        self._answering: set[asyncio.Task[object]] = set()
+        self._idle = asyncio.Event()
+
+    def adjust(self, max_body_bytes: int) -> None:
+        """Make room for bodies of another size."""
+        self.bodies.limit_bytes = max(_BODIES_BYTES, 4 * max_body_bytes)
+
+    @property
+    def active(self) -> int:
+        """Requests that are being answered."""
+        return len(self._answering)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count the request that the calling task answers."""
+        task = asyncio.current_task()
+        assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
+        self._answering.add(task)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._answering.discard(task)
+            if not self._answering:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is being answered."""
+        if self._answering:
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Break off every request that is being answered."""
+        self.cut_off = True
+        for task in self._answering:
+            task.cancel()
+        await self.idle()
