@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from tests.conftest import Log, StartProxy
-from tests.exchanges import arrive_apart, left, take, until, word, words
+from tests.exchanges import arrive_apart, left, take, word, words
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -134,7 +134,7 @@ async def test_an_end_that_never_comes_is_not_waited_for_for_ever(
     start_proxy: StartProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """The framing gets a few seconds, then the upstream is left."""
-    monkeypatch.setattr("proxy.flights._FRAMING_GRACE_S", 0.01)
+    monkeypatch.setattr("proxy.flight._FRAMING_GRACE_S", 0.01)
     proxy = await start_proxy(cache__linger="0")
     upstream.will_send(sse_head(), chunk(STREAM), Barrier())
     response = await proxy.ask(STREAMED)
@@ -249,16 +249,3 @@ async def test_one_that_leaves_at_any_byte_spoils_nothing(
     following = await proxy.ask(STREAMED)
 
     assert (following.get("x-cache-status"), await following.body()) == ("MISS", STREAM)
-
-
-async def test_a_hundred_departures_leave_nothing_behind(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
-    """No flight, no connection, no task; the fixture counts them."""
-    proxy = await start_proxy(cache__linger="0")
-    upstream.will_send(sse_head(), chunk(HELLO), Barrier())
-    for number in range(100):
-        response = await proxy.ask({**STREAMED, "seed": number})
-        await response.leave()
-
-    await upstream.wait_until(lambda: upstream.connections == 0)
-    await until(lambda: proxy.app._gateway.active == 0)
-    assert not proxy.app._flights._by_key

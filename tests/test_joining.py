@@ -7,12 +7,10 @@ import pytest
 from tests.conftest import Log, StartProxy
 from tests.exchanges import listeners, start_asking, store_of, take, until, word
 from tests.harness import (
-    ANSWER,
     DONE,
     HELLO,
     LAST_CHUNK,
     PATIENCE_S,
-    PROMPT,
     STREAM,
     STREAMED,
     WORLD,
@@ -21,8 +19,6 @@ from tests.harness import (
     Response,
     ScriptedUpstream,
     chunk,
-    event,
-    plain,
     sse_head,
     stream,
 )
@@ -71,44 +67,6 @@ async def test_a_stream_under_way_is_joined_from_its_first_byte(
     )
 
 
-@pytest.mark.parametrize("asked", [PROMPT, STREAMED], ids=["plain", "stream"])
-async def test_a_hundred_at_once_are_one_request(
-    asked: dict[str, object], proxy: Proxy, upstream: ScriptedUpstream
-) -> None:
-    """They all get the same bytes."""
-    barrier = Barrier()
-    upstream.will_send(barrier, *(stream() if asked is STREAMED else [plain(ANSWER)]))
-    connections = [await start_asking(proxy, asked) for _ in range(MANY)]
-    await until(lambda: listeners(proxy) == MANY)
-    barrier.release()
-
-    answers = [await connection.response() for connection in connections]
-
-    expected = STREAM if asked is STREAMED else ANSWER
-    assert [await answer.body() for answer in answers] == [expected] * MANY
-    told = [answer.get("x-cache-status") for answer in answers]
-    assert (told.count("MISS"), told.count("JOINED")) == (1, MANY - 1)
-    assert upstream.requests_seen == 1
-
-
-async def test_a_hundred_at_once_find_one_recording_on_disk(
-    start_proxy: StartProxy, upstream: ScriptedUpstream
-) -> None:
-    """A herd that meets an empty memory tier is served from disk, and nobody asks the upstream."""
-    upstream.will_send(*stream())
-    recorder = await start_proxy()
-    await word(recorder.ask(STREAMED))
-    await recorder.app.stop()
-    proxy = await start_proxy()
-
-    connections = [await start_asking(proxy) for _ in range(MANY)]
-    answers = [await connection.response() for connection in connections]
-
-    assert [await answer.body() for answer in answers] == [STREAM] * MANY
-    assert {answer.get("x-cache-status") for answer in answers} == {"HIT"}
-    assert upstream.requests_seen == 1
-
-
 @pytest.mark.parametrize("meanwhile", ["recorded", "launched"])
 async def test_what_came_about_while_the_disk_was_read_is_noticed(
     meanwhile: str, proxy: Proxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
@@ -151,28 +109,6 @@ async def held_up(proxy: Proxy, upstream: ScriptedUpstream) -> tuple[Response, R
     return first, second, barrier
 
 
-@pytest.mark.parametrize("leaver", [0, 1])
-async def test_who_leaves_takes_nothing_away_from_the_others(
-    leaver: int, start_proxy: StartProxy, upstream: ScriptedUpstream, log: Log
-) -> None:
-    """Whether it came first or joined; a recording goes on as long as anyone listens to it."""
-    proxy = await start_proxy(cache__linger="0")
-    *both, barrier = await held_up(proxy, upstream)
-
-    await both[leaver].leave()
-    await until(lambda: listeners(proxy) == 1)
-    barrier.release()
-
-    assert await both[1 - leaver].body() == WORLD + DONE
-    assert await word(proxy.ask(STREAMED)) == "HIT"
-    assert upstream.requests_seen == 1
-    outcomes = {line["id"]: line["outcome"] for line in [await log.line(0), await log.line(1)]}
-    assert outcomes == {
-        both[leaver].get("x-reprise-id"): "client_disconnected",
-        both[1 - leaver].get("x-reprise-id"): "complete",
-    }
-
-
 async def test_when_both_have_left_the_upstream_is_left_too(
     start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
@@ -187,36 +123,3 @@ async def test_when_both_have_left_the_upstream_is_left_too(
     await upstream.wait_until(lambda: upstream.connections == 0)
     upstream.will_send(*stream())
     assert await word(proxy.ask(STREAMED)) == "MISS"
-
-
-async def test_the_first_may_leave_before_there_is_a_head(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
-    """The one that joined gets it."""
-    proxy = await start_proxy(cache__linger="0")
-    barrier = Barrier()
-    upstream.will_send(barrier, *stream())
-    first, second = await start_asking(proxy), await start_asking(proxy)
-    await until(lambda: listeners(proxy) == 2)
-
-    await first.close()
-    await until(lambda: listeners(proxy) == 1)
-    barrier.release()
-
-    answer = await second.response()
-    assert (answer.status, await answer.body()) == (200, STREAM)
-    assert upstream.requests_seen == 1
-
-
-async def test_one_that_takes_nothing_holds_up_nobody(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
-    """The upstream runs at the pace of the fastest; who was slow finds all of it there."""
-    proxy = await start_proxy()
-    frames = [event("x" * 50_000) for _ in range(100)]
-    start = Barrier()
-    upstream.will_send(sse_head(), start, *map(chunk, frames), chunk(DONE) + LAST_CHUNK)
-    slow, fast = await proxy.ask(STREAMED), await proxy.ask(STREAMED)
-    slow._writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport reads
-    start.release()
-
-    whole = b"".join(frames) + DONE
-    assert await fast.body() == whole
-    slow._writer.transport.resume_reading()  # type: ignore[attr-defined]  # a socket's transport reads
-    assert await slow.body() == whole

@@ -80,7 +80,7 @@ async def test_one_that_comes_back_while_the_head_is_awaited_rejoins_too(
     connection.send(request_bytes("POST", CHAT, [("Content-Type", "application/json")], orjson.dumps(PROMPT)))
     await silence.reached.wait()
     await connection.close()
-    await until(lambda: proxy.app._gateway.active == 0)
+    await until(lambda: proxy.app._traffic.active == 0)
 
     again = await proxy.connect()
     retried = [("Content-Type", "application/json"), ("X-Stainless-Retry-Count", "1")]

@@ -6,13 +6,12 @@ import pytest
 
 from proxy.recording import Recording
 from tests.conftest import Log, StartProxy
-from tests.exchanges import key_of, listeners, start_asking, store_of, take, until, word, words
+from tests.exchanges import key_of, listeners, start_asking, store_of, take, until, word
 from tests.harness import (
     ANSWER,
     DONE,
     HELLO,
     LAST_CHUNK,
-    PROMPT,
     RESET,
     STREAM,
     STREAMED,
@@ -175,35 +174,6 @@ async def test_a_key_is_never_in_neither_place(
     assert await miss.body() == ANSWER
     assert joinable == [True]
     assert flights.join(key_of(miss)) is None
-
-
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        (429, plain(b'{"error":{}}', b"Retry-After: 7", status=b"429 Too Many Requests")),
-        (500, plain(b'{"error":{}}', status=b"500 Internal Server Error")),
-        (502, b"nonsense\r\n\r\n"),
-    ],
-)
-async def test_an_error_goes_to_all_who_wait_for_it_and_to_nobody_else(
-    status: int, answer: bytes, proxy: Proxy, upstream: ScriptedUpstream
-) -> None:
-    """One request upstream, however many waited, and for the next one a new one."""
-    barrier = Barrier()
-    upstream.will_send(barrier, answer)
-    upstream.will_send(plain(ANSWER))
-    waiting = [await start_asking(proxy, PROMPT) for _ in range(5)]
-    await until(lambda: listeners(proxy) == 5)
-    barrier.release()
-
-    answers = [await connection.response() for connection in waiting]
-
-    assert [response.status for response in answers] == [status] * 5
-    assert len({await response.body() for response in answers}) == 1
-    if status == 429:
-        assert [response.get("retry-after") for response in answers] == ["7"] * 5
-    assert upstream.requests_seen == 1
-    assert await words(proxy.ask(), proxy.ask()) == ["MISS", "HIT"]
 
 
 async def test_an_upstream_that_breaks_off_breaks_it_off_for_all(
