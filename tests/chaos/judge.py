@@ -121,6 +121,9 @@ class Judge:
             self._findings.count("departures", "before the head")
         elif not exchange.got.sent_whole and exchange.errand.doing == "upload":
             self._findings.count("departures", "an upload that was not taken")  # answered, and reset as it was sent
+        elif exchange.errand.http_1_0 and "Reset" in exchange.got.why:
+            # The one way to tell HTTP/1.0 of a cut; it takes with it what a slow client has not read yet, its head too.
+            self._findings.count("broken off", "by a reset that overtook the head")
         else:
             self._fault(exchange, "the connection was closed without an answer")
 
