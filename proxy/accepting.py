@@ -39,8 +39,11 @@ class Clients(web.Server):
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def adjust(self, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
-        """Give connections that are made from now on other settings."""
+        """Give every connection other settings, those that are open as well."""
         self._kwargs |= settings
+        for connection in self.open:
+            if isinstance(connection, ClientConnection):
+                connection.adjust(**settings)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)

@@ -28,6 +28,7 @@ _HEALTH: dict[str, Route] = {"/healthz": "healthz", "/readyz": "readyz"}
 _PATH = re.compile(r"/[!\"$-\[\]-~]*")
 _QUERY = re.compile(r"[!\"$-~]*")
 _DOT_SEGMENT = re.compile(rb"/\.{1,2}(?:[/;?#]|$)")
+_USER_INFO = re.compile(r"//[^/]*@")
 _CONTROL_OR_BACKSLASH = re.compile(rb"[\x00-\x1f\x7f\\]")
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
@@ -68,6 +69,11 @@ def route(method: str, target: str, cached_routes: Collection[str]) -> Route:
     if not path.startswith("/v1/"):
         raise UnknownRoute("Only paths under /v1/ are proxied. Set OPENAI_BASE_URL to this server's address and /v1.")
     return "cached" if method == "POST" and path in cached_routes else "passed"
+
+
+def loggable(target: str) -> str:
+    """The path of a target as the log may show it: without its query, and without a user and password before a host."""
+    return _USER_INFO.sub("//", target.partition("?")[0])
 
 
 def refuse_odd_head(version: tuple[int, int], fields: Headers) -> None:

@@ -80,6 +80,11 @@ class ClientConnection(RequestHandler):
         self._head_is_late: asyncio.TimerHandle | None = None
         self._unreadable = False
 
+    def adjust(self, *, read_timeout_s: float, keepalive_timeout: float) -> None:
+        """Wait so long from the next request on."""
+        self._read_timeout_s = read_timeout_s
+        self._keepalive_timeout = keepalive_timeout
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._expect_no_head()
         super().connection_lost(exc)

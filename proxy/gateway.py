@@ -79,7 +79,7 @@ class Gateway:
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises nothing but the cancellation that a client's leaving is."""
         client = Client(request, self._server.read_timeout, self._server.write_timeout)
-        line = RequestLine(events.new_id(), request.method, request.raw_path.partition("?")[0])
+        line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))
         exchange = _Exchange(request, client, line)
         with self._traffic.answering():
             try:

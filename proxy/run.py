@@ -71,7 +71,8 @@ class Hangups:
 
     def __init__(self) -> None:
         self._received = asyncio.Queue[None]()
-        self._had_terminal = _has_terminal()
+        # Under nohup a terminal that goes is no reason to end.
+        self._had_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._received.put_nowait, None)
 
     async def next(self) -> Literal["read anew", "terminal gone"]:

@@ -1,4 +1,4 @@
-"""Callers with different credentials on one stream: they share what was asked, and nothing that is about one of them."""
+"""Callers with different credentials on one stream: they share what was asked, not what is about one of them."""
 
 import pytest
 

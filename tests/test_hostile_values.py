@@ -108,8 +108,15 @@ async def test_nothing_of_a_request_makes_a_line_of_the_log(
         assert all(line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize("target", ["/v1/models?key=sk-CANARY", "http://user:sk-CANARY@proxy.test/v1/models?sk-CANARY"])
-async def test_a_credential_in_a_query_is_not_logged(
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/models?key=sk-CANARY",
+        "http://user:sk-CANARY@proxy.test/v1/models?sk-CANARY",
+        "//sk-CANARY@proxy.test/v1/models",
+    ],
+)
+async def test_a_credential_in_a_target_is_not_logged(
     target: str, proxy: Proxy, upstream: ScriptedUpstream, log: Log
 ) -> None:
     """Whether the request is served or refused; and the answer to it says nothing of it either."""
@@ -118,10 +125,8 @@ async def test_a_credential_in_a_query_is_not_logged(
     body = await (await proxy.send("GET", target)).body()
 
     assert b"sk-CANARY" not in body
-    line = await log.line()
-    assert "sk-CANARY" not in line["path"].partition("@")[2]
-    if target.startswith("/"):
-        assert "sk-CANARY" not in log.getvalue()
+    await log.line()
+    assert "sk-CANARY" not in log.getvalue()
 
 
 # What somebody has written into the store

@@ -120,6 +120,21 @@ async def under_way(proxy: Proxy, upstream: ScriptedUpstream) -> tuple[Response,
     return response, barrier
 
 
+async def test_connections_that_are_open_go_by_the_new_settings_too(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """From their next request on."""
+    proxy = await start_proxy()
+    connection = await proxy.connect()
+    connection.send(request_bytes("GET", "/healthz"))
+    await (await connection.response()).body()
+
+    await reload(proxy, upstream, tmp_path, server__read_timeout="50ms")
+    connection.send(b"GET /healthz HTTP/1.1\r\nHo")
+
+    assert (await connection.response()).status == 408
+
+
 async def test_a_stream_under_way_goes_on_untouched(proxy: Proxy, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """By the settings that it was asked under, also when the upstream is another one now; and it can be joined."""
     response, barrier = await under_way(proxy, upstream)
@@ -231,6 +246,7 @@ async def test_a_hangup_reads_the_settings_anew(tmp_path: Path, upstream: Script
 
 
 BAD = {
+    "nothing": "",
     "an unknown key": "cache: {mdoe: cache}\n",
     "a wrong value": "cache: {mode: cache, ttl: soon}\n",
     "no YAML": "cache: [\n",
@@ -268,6 +284,18 @@ async def test_settings_that_are_wrong_change_nothing(what: str, tmp_path: Path,
         await connection.close()
 
 
+async def test_a_file_that_is_gone_is_not_one_that_says_nothing(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Also where nobody has named it: prompts that are meant for one upstream would go to another."""
+    upstream.will_send(*stream())
+    async with serving(tmp_path, config(upstream, "cache")) as (command, connection):
+        (tmp_path / "config.yaml").unlink()
+        command.send(signal.SIGHUP)
+        failed = await command.logged(events.RELOAD_FAILED)
+
+        assert "config.yaml" in failed["reason"]
+        assert await (await ask(connection)).body() == STREAM
+
+
 async def test_hangups_in_a_row_do_no_harm(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Also while a stream is under way, and during the drain, where they are no second signal to stop."""
     barrier = Barrier()
@@ -286,12 +314,13 @@ async def test_hangups_in_a_row_do_no_harm(tmp_path: Path, upstream: ScriptedUps
         assert (await command.end()).code == 0
 
 
-async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path) -> None:
-    """That is a SIGHUP, too, and nobody wants a server that he can't see any more."""
+@asynccontextmanager
+async def on_a_terminal(at: Path, script: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A proxy that a terminal controls, which is closed when it has said where it serves; and what it has said."""
     ours, theirs = os.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ON_A_TERMINAL_OF_ITS_OWN),
-        cwd=tmp_path,
+        *(sys.executable, "-c", script),
+        cwd=at,
         env=environment(),
         stdin=theirs,
         stdout=theirs,
@@ -305,9 +334,27 @@ async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path) -> None:
             while b"to stop" not in shown:
                 shown += await asyncio.to_thread(os.read, ours, 4096)
             os.close(ours)
-
-            assert await process.wait() == 0
+            yield process, shown.decode()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path) -> None:
+    """That is a SIGHUP, too, and nobody wants a server that he can't see any more."""
+    async with on_a_terminal(tmp_path, ON_A_TERMINAL_OF_ITS_OWN) as (process, _):
+        assert await process.wait() == 0
+
+
+async def test_a_proxy_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """And takes a SIGHUP that somebody sends it for what it is."""
+    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    async with on_a_terminal(tmp_path, nohup + ON_A_TERMINAL_OF_ITS_OWN) as (process, shown):
+        base_url = shown.partition("OPENAI_BASE_URL=")[2].split()[0]
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+            connection = await connect(base_url)
+            connection.send(request_bytes("GET", "/healthz"))
+            assert (await connection.response()).status == 200
+            await connection.close()

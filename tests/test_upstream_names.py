@@ -52,6 +52,8 @@ class Names:
             return self._real(host, port, *rest, **more)
         self.asked += 1
         self.found.wait()
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [answer for number in self.addresses for answer in self._real(number, port, type=socket.SOCK_STREAM)]
 
 
@@ -93,6 +95,21 @@ async def test_a_name_that_is_found_late_is_found(
 
     assert await (await proxy.ask(STREAMED)).body() == STREAM
     assert names.asked <= 2
+
+
+async def test_a_name_that_means_nothing_is_looked_up_three_times(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, names: Names
+) -> None:
+    """As a connection that can't be made is tried three times; then nobody needs to try again before it is mended."""
+    names.addresses = []
+    names.found.set()
+    proxy = await start_proxy(upstream__base_url=named(upstream))
+
+    response = await proxy.ask()
+
+    assert response.get("x-should-retry") == "false"
+    await refused(response, 502, "upstream_unreachable", SLOW)
+    assert names.asked == 3
 
 
 async def test_every_address_of_a_name_is_tried(

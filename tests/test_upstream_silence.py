@@ -15,6 +15,7 @@ from tests.harness import (
     STREAMED,
     WORLD,
     Barrier,
+    Proxy,
     ScriptedUpstream,
     chunk,
     plain,
@@ -116,6 +117,13 @@ async def test_silence_within_a_body(
     assert await response.body_broken_off() == arrives
     await upstream.wait_until(lambda: upstream.connections == 0)
     assert (await log.line())["outcome"] == "upstream_truncated"
+
+
+async def test_nothing_bounds_an_answer_as_a_whole(proxy: Proxy) -> None:
+    """A reasoning model may think, and a stream go on, for longer than aiohttp's five minutes."""
+    timeout = proxy.app._upstream._session.timeout
+
+    assert (timeout.total, timeout.connect) == (None, None)
 
 
 async def test_a_body_that_drips_is_alive(start_proxy: StartProxy, by_hand: UpstreamByHand) -> None:

@@ -14,7 +14,8 @@ from proxy import events
 from proxy.app import StartFailed
 from proxy.background import BackgroundStream
 from proxy.commands.options import Mistake, config_option, settings_in_force
-from proxy.config import Settings, load
+from proxy.config import Settings
+from proxy.config.reloading import Reader
 from proxy.run import run, serve
 from proxy.store.disk import UnusableDirectory
 
@@ -29,7 +30,7 @@ def command(config: Path | None, host: str | None, port: str | None, upstream: s
     """Run the proxy."""
     given = {"server.host": host, "server.port": port, "upstream.base_url": upstream, "cache.mode": mode}
     settings = settings_in_force(config, given)
-    read_anew = partial(load, config, given, os.environ)
+    read_anew = Reader(config, given, os.environ).read
     with BackgroundStream(sys.stderr) as stderr:
 
         def set_up_log(settings: Settings) -> None:

@@ -1,13 +1,40 @@
-"""What other settings change in a running proxy.
+"""The settings of a running proxy: read anew, and what becomes of them.
 
 The rule: where it listens and where its recordings are can't change while it runs; everything else can.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from proxy.config import KEYS, Settings
+from proxy.config import KEYS, Settings, SettingsError, load
+from proxy.config.sources import file_in_use
 
 _FIXED = ("server.host", "server.port", "server.max_connections", "cache.directory")
+
+
+class Reader:
+    """Reads the settings from where they came."""
+
+    def __init__(self, config: Path | None, overrides: Mapping[str, object], environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._overrides = overrides
+        self._environ = environ
+        self._file = file_in_use(config, environ)
+
+    def read(self) -> Settings:
+        """The settings as they are now; takes a while, as files do.
+
+        A file that was there at the start and is not, or is empty, is being written, or was lost. Taken for one that
+        leaves everything at its default, it would send what is meant for one upstream to another.
+
+        Raises:
+            SettingsError: anything is wrong with them.
+        """
+        if self._file is not None and not self._file.is_file():
+            raise SettingsError([f"{self._file}: it is no file any more"])
+        if self._file is not None and not self._file.stat().st_size:
+            raise SettingsError([f"{self._file}: it is empty; to have the defaults, restart without it"])
+        return load(self._file or self._config, self._overrides, self._environ)
 
 
 def differing(one: Settings, other: Settings, keys: Iterable[str] = KEYS) -> list[str]:

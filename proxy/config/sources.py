@@ -102,6 +102,12 @@ def from_file(config: Path | None, environ: Mapping[str, str], keys: Collection[
     return source
 
 
+def file_in_use(config: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that `from_file` reads; None where it does without one."""
+    path, _ = _path(config, environ)
+    return None if path is DEFAULT_FILE and not path.exists() else path
+
+
 def from_reference(key: str, given: Mapping[str, Given], environ: Mapping[str, str]) -> Source:
     """The variable that the value of `key` names as `${NAME}`, if it does."""
     place, text = given.get(key, Given("", None))

@@ -40,6 +40,9 @@ _CIRCUMSTANCES = {
 }
 
 
+_REMEDIES = {sqlite3.SQLITE_BUSY: "end the program that holds it", sqlite3.SQLITE_FULL: "make room on its disk"}
+
+
 class UnusableDirectory(Exception):
     """There can be no store in this directory, and only the operator can change that. The message says how."""
 
@@ -113,7 +116,7 @@ def refuse_database(directory: Path, opened: FileId, error: Exception) -> NoRetu
         UnusableDirectory: always.
     """
     code = _primary_code(error)
-    remedy = "end the program that holds it" if code == sqlite3.SQLITE_BUSY else "move it away to start anew"
+    remedy = _REMEDIES.get(code, "move it away to start anew")
     what = f"its {DATABASE} can't be used ({error}); {remedy}, or name another directory"
     if code in _CIRCUMSTANCES:
         raise UnusableDirectory(directory, what) from error
