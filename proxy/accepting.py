@@ -32,6 +32,7 @@ class Clients(web.Server):
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         super().__init__(handler, **settings)
+        # aiohttp's own `connections` are those whose task has not ended, which may be some time after their sockets.
         self.open: set[RequestHandler] = set()
         self.when_one_leaves: Callable[[], None] = _nothing
 

@@ -82,9 +82,11 @@ class App:
     async def reload(self, settings: Settings) -> None:
         """Serve by other settings from the next request on; those under way keep theirs.
 
-        Where to listen and where recordings are stay as they are until a restart, and the log names what was asked for.
+        Where and to how many it listens, and where recordings are, stay as they are until a restart, and the log names
+        what was asked for.
 
         Raises:
+            SettingsError: where it listens, these settings would give strangers paid answers; nothing has changed.
             StartFailed: with these settings it would ask itself; nothing has changed.
         """
         settings, waiting = reloading.without_restart(self._settings, settings)

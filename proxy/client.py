@@ -21,6 +21,8 @@ from proxy.events import RequestLine
 from proxy.recording import Head, Headers
 from proxy.streams import next_piece
 
+_JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 50
+
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
 _NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
 
@@ -59,7 +61,7 @@ class Client:
     @property
     def has_heard_the_end(self) -> bool:
         """Whether a stream has said `[DONE]` to it, after which the official SDKs leave at once."""
-        return self._last_frame.rstrip().endswith(b"data: [DONE]")
+        return self._last_frame.rstrip().endswith((b"data: [DONE]", b"data:[DONE]"))
 
     def measure(self, line: RequestLine) -> None:
         """Enter what went out, and when, into the log line."""
@@ -89,7 +91,9 @@ class Client:
             if bodies.is_exceeded:
                 raise Overloaded("The proxy has no room for this request's body, beside those of others. Ask again.")
             pieces.append(piece)
-        return b"".join(pieces)
+        if self.body_bytes <= _JOINED_AT_ONCE_BYTES:
+            return b"".join(pieces)
+        return await asyncio.to_thread(b"".join, pieces)
 
     async def stream_body(self) -> AsyncIterator[bytes]:
         """The body of the request, as it arrives.

@@ -5,6 +5,7 @@ The rule: only what a test at the socket has shown to be wrong stands here, and 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -107,7 +108,8 @@ class ClientConnection(RequestHandler):
         if transport is None or transport.is_closing():
             return
         self.close()  # from now on what arrives is dropped
-        transport.write_eof()
+        with suppress(OSError):  # a reset can come in between
+            transport.write_eof()
         self._resume_transport_reading()
         await asyncio.sleep(self._lingering_s)
         transport.abort()

@@ -8,7 +8,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from proxy import policy
 from proxy.allowance import Allowance
@@ -16,16 +17,20 @@ from proxy.errors import InternalError, RepriseError, UpstreamBroken
 from proxy.live import Listener, LiveLog
 from proxy.question import Question
 from proxy.recorder import Take, judge, record
-from proxy.recording import Head, Usage
+from proxy.recording import Head, Recording, Usage
 from proxy.sse import Ending
 from proxy.store import Store
 from proxy.upstream import Answer, Outgoing, Upstream
 
-# Judging this much takes about a millisecond; more of it is done in a thread, so that no stream waits for it.
-_JUDGED_AT_ONCE_BYTES = 256 * 1024
+# Judging and recording this much takes at most some milliseconds, if it is all tiny events; more of it is done in a
+# thread, so that no stream waits for it. A frame costs as much as some bytes do.
+_JUDGED_AT_ONCE_BYTES = 32 * 1024
+_FRAME_BYTES = 16
 
 # An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
 _FRAMING_GRACE_S = 5.0
+
+_T = TypeVar("_T")
 
 
 class Verdict(NamedTuple):
@@ -152,16 +157,26 @@ class Flight:
         """
         if self.settled.done() or self.question is None or self._answer is None:
             return
-        body = b"".join(self._log.frames)
-        check, reason, usage = await _judged(body, self.question)
-        if check is None:
+        size_bytes = self._log.size_bytes + _FRAME_BYTES * len(self._log.frames)
+        (_, reason, usage), recording = await _in_good_time(size_bytes, self._recorded)
+        if recording is None:
             self._settle(Verdict(stored=False, not_stored_because=reason, usage=usage))
             if self._answer.framing == "close":
                 raise UpstreamBroken("the connection was closed before the answer was finished")
             return
-        take = Take(self._sent_s, self._head_s, self._answer.head, self._log.frames, self._log.arrived_s, body)
-        stored = self._terms.store.keep(record(self.question, take, check, usage, now_s=time.time()))
+        stored = self._terms.store.keep(recording)
         self._settle(Verdict(stored, None if stored else "store_busy", usage))
+
+    def _recorded(self) -> tuple[Ending, Recording | None]:
+        """What the answer says of its end, and the recording of one that is whole."""
+        if self.question is None or self._answer is None:
+            raise LookupError("nothing was asked, or nothing answered")
+        body = b"".join(self._log.frames)
+        ending = judge(body, self.question)
+        if ending.check is None:
+            return ending, None
+        take = Take(self._sent_s, self._head_s, self._answer.head, self._log.frames, self._log.arrived_s, body)
+        return ending, record(self.question, take, ending.check, ending.usage, now_s=time.time())
 
     # The last listener has left
 
@@ -199,7 +214,8 @@ class Flight:
         """The official SDKs close as soon as they have read the last event, before the end of the framing."""
         if self.question is None or not self._log.frames or not self._log.is_whole:
             return False
-        return (await _judged(b"".join(self._log.frames), self.question)).check is not None
+        body = b"".join(self._log.frames)
+        return (await _in_good_time(len(body), partial(judge, body, self.question))).check is not None
 
     def abandon(self, why: str = "client_disconnected") -> None:
         """Cancel the upstream request: nobody wants its answer."""
@@ -221,10 +237,9 @@ class Hearing(NamedTuple):
         return self.flight.frames(self.listener)
 
 
-async def _judged(body: bytes, question: Question) -> Ending:
-    if len(body) <= _JUDGED_AT_ONCE_BYTES:
-        return judge(body, question)
-    return await asyncio.to_thread(judge, body, question)
+async def _in_good_time(size_bytes: int, work: Callable[[], _T]) -> _T:
+    """Do what takes as long as there are bytes, in a thread if these are many."""
+    return work() if size_bytes <= _JUDGED_AT_ONCE_BYTES else await asyncio.to_thread(work)
 
 
 def _retrieve(opening: asyncio.Task[Head]) -> None:

@@ -137,7 +137,7 @@ def with_hyphens(name: str) -> str:
 def credential_scope(headers: Iterable[tuple[str, str]]) -> str:
     """The scope of one caller's credentials, organization and project, as a digest that does not reveal them."""
     fields = [(name.lower(), value) for name, value in headers]
-    credentials = [field for field in fields if _is_credential(field[0])]
+    credentials = [field for field in fields if is_credential(field[0])]
     # Where there is a credential a cookie is none: HTTP clients send back those that a CDN sets, new ones all the time.
     sessions = [field for field in fields if field[0] == "cookie" and not credentials]
     payers = [field for field in fields if with_hyphens(field[0]) in _PAYERS]
@@ -170,7 +170,8 @@ def _read_strictly(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _is_credential(name: str) -> bool:
+def is_credential(name: str) -> bool:
+    """Whether a header of that name, in lower case, says who asks."""
     return _CREDENTIAL.fullmatch(with_hyphens(name)) is not None
 
 
@@ -179,6 +180,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise Uncacheable("ambiguous_json", "a name appears twice in one object")
+    names = "".join(members)
+    if names.isascii() and names.islower() and "\0" not in names:  # as nearly all are: then they are what they seem
+        return members
     if len({_as_loosely_read(name) for name in members}) != len(pairs):
         raise Uncacheable("ambiguous_json", "two names in one object are one to some readers")
     return members

@@ -18,6 +18,9 @@ from proxy.errors import ClientGone, UpstreamBroken
 # A listener may fall this far behind a response that is too long to be kept; what it has not taken by then, it loses.
 _LEEWAY_BYTES = 1024 * 1024
 
+# Whoever catches up with a long stream plays so many frames, about 2 ms of work, and then the others have their turn.
+_IN_A_ROW = 512
+
 # A frame takes about as much memory besides its bytes, so a stream of single bytes is too long by its frames first.
 _FRAME_BYTES = 64
 _FEW_FRAMES = 10_000  # so many are none too many, however little a recording may hold
@@ -133,6 +136,8 @@ class LiveLog:
                 if not self.is_whole and self.listeners == 1:  # with more, what is read next trims it for all of them
                     self._trim()
                 yield frame
+                if listener.position % _IN_A_ROW == 0:
+                    await asyncio.sleep(0)
             if self.broken:
                 raise self.broken
             if self.ended:
@@ -183,7 +188,7 @@ class LiveLog:
         if self.is_whole and (self._is_too_long or self._shared.is_exceeded):
             self.is_whole = False
             self._owner.outgrown(together=not self._is_too_long)
-        if not self.is_whole:
+        if not self.is_whole and self.listeners != 1:  # one alone trims it by what it plays
             self._trim()
 
     @property
@@ -195,13 +200,15 @@ class LiveLog:
         arrived = self._removed + len(self.frames)
         taking = (listener.position for listener in self._listeners if listener.position >= self._gone)
         played = min(taking, default=arrived)
-        most_bytes = self._limit_bytes + _LEEWAY_BYTES
-        while self._gone < played or (self._kept_bytes > most_bytes and self._gone < arrived - 1):
+        while self._gone < played or (self._gone < arrived - 1 and self._holds_too_much(arrived - self._gone)):
             self._drop(self._gone - self._removed)
         # Their places go when they are half of all: to move the rest up for each frame would take ever longer.
         if (surplus := self._gone - self._removed) * 2 > len(self.frames):
             del self.frames[:surplus], self.arrived_s[:surplus]
             self._removed = self._gone
+
+    def _holds_too_much(self, frames: int) -> bool:
+        return self._kept_bytes > self._limit_bytes + _LEEWAY_BYTES or frames > self._limit_frames
 
     def _drop(self, place: int) -> None:
         size_bytes = len(self.frames[place])

@@ -99,7 +99,7 @@ class Lookup:
         if ask.question is None:
             return self._launch(ask, "BYPASS", f"fwd=bypass; detail={ask.bypass}")
         key = ask.question.key
-        recording = await self._recorded(key, may_join=ask.plan.forward) if ask.plan.read else None
+        recording = await self._recorded(key, may_join=ask.plan.forward and ask.may_join) if ask.plan.read else None
         if recording is not None and self._will_do(recording, ask):
             return self._replay(recording, ask)
         word, forwarded = self._why_forwarded(ask, recording)

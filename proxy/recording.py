@@ -40,7 +40,7 @@ class RecordedRequest:
 
     method: str
     path: str
-    """Path and query as sent, from `/v1/` on."""
+    """From `/v1/` on; with the query while its key is made, and never in a recording."""
     body: bytes
     """The canonical body, see `key.py`."""
     vary: tuple[tuple[str, str], ...] = ()

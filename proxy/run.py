@@ -131,7 +131,7 @@ async def _reload_on_hangup(
         try:
             settings = await asyncio.to_thread(read_anew)
             await app.reload(settings)
-        except (SettingsError, StartFailed) as error:
+        except (SettingsError, StartFailed, OSError, RuntimeError) as error:  # the last of a machine at its limits
             log.error(events.RELOAD_FAILED, reason=str(error))
         else:
             set_up_log(settings)

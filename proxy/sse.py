@@ -118,7 +118,7 @@ class _Signs:
     def take(self, event: Event) -> Reason | None:
         """Take in one event; its fault if it rules out that the response ended well."""
         data = event.data.strip()
-        if event.name.strip() in (b"error", b"response.failed"):
+        if event.name.strip() in (b"error", b"response.error", b"response.failed"):
             return "error_event"
         if data == b"[DONE]":
             self._done = True
@@ -139,6 +139,8 @@ class _Signs:
             item = read_json(data)
         except ValueError:
             return "unreadable_event"
+        if isinstance(item, list):
+            return "error_event" if any(isinstance(one, dict) and _is_error(one) for one in item) else None
         if not isinstance(item, dict):
             return None
         if _is_error(item):
@@ -189,7 +191,7 @@ def _is_error(item: Mapping[str, Any]) -> bool:
     # too: it is how OpenRouter reports a provider that failed half-way, `"finish_reason": "error"` being another way.
     if item.get("error") or item.get("object") == "error" or item.get("status") == "failed":
         return True
-    if item.get("type") in ("error", "response.failed"):
+    if item.get("type") in ("error", "response.error", "response.failed"):
         return True
     response = item.get("response")
     if isinstance(response, dict) and (response.get("error") or response.get("status") == "failed"):

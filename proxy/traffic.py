@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from proxy.allowance import Allowance
 
-# Of the bodies of requests on cached routes, each of which is held until its answer is out. Four of the largest find
-# room in any case.
+# Of the bodies of requests on cached routes, each of which counts until its answer is out or its client has left. Four
+# of the largest find room in any case.
 _BODIES_BYTES = 256 * 1024 * 1024
 
 

@@ -164,9 +164,9 @@ class Upstream:
             try:
                 return await self._send_once(outgoing)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
-                lasting = isinstance(fault, aiohttp.ClientSSLError)
+                is_hopeless = isinstance(fault, aiohttp.ClientSSLError)
                 wait_s = retry.backoff_s(failures)
-                if lasting or wait_s is None or failures == retry.CONNECT_ATTEMPTS:
+                if is_hopeless or wait_s is None or failures == retry.CONNECT_ATTEMPTS:
                     raise faults.unreachable(fault) from fault
             await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")

@@ -145,12 +145,14 @@ class RequestBytes(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         # The head that aiohttp has made waits in the writer; it has no way to be given one.
         writer._headers_buf = self._head  # type: ignore[attr-defined]  # noqa: SLF001
-        if not isinstance(self._body, bytes):
+        if isinstance(self._body, bytes):
+            for start in range(0, len(self._body) or 1, _PIECE_BYTES):
+                await writer.write(self._body[start : start + _PIECE_BYTES])
+        else:
             await writer.write(b"")
             async for piece in self._body():
                 await writer.write(piece)
             # aiohttp does this too, but where nobody hears of it if the connection has closed meanwhile.
             await writer.write_eof()
-            return
-        for start in range(0, len(self._body) or 1, _PIECE_BYTES):
-            await writer.write(self._body[start : start + _PIECE_BYTES])
+        # Or the time for the head would begin, and be stopped for good when the last of the request is taken.
+        await writer.drain()

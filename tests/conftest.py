@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +15,9 @@ from proxy import events
 from proxy.app import App
 from tests.by_hand import UpstreamByHand
 from tests.harness import PATIENCE_S, Proxy, ScriptedUpstream, settings
+
+# As the program does: a thread of the store would wait long for a loop that has always something to do.
+sys.setswitchinterval(0.0005)
 
 StartProxy = Callable[..., Awaitable[Proxy]]
 WriteConfig = Callable[[str], Path]

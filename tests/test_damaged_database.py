@@ -12,7 +12,9 @@ import pytest
 from proxy import store as store_module
 from proxy.recording import Recording
 from proxy.store.codec import Damaged, decode, encode
-from proxy.store.disk import Shelf, ShelfTrouble, UnusableDirectory
+from proxy.store.database import ShelfTrouble
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf
 from proxy.store.upkeep import STORE_SET_ASIDE, Upkeep, open_shelf
 from tests.commands import reprise
 from tests.conftest import Log, StartProxy

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.store import directory as directory_module
-from proxy.store.disk import Shelf, UnusableDirectory
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf
 from tests.recordings import recording
 from tests.shelves import HOLD_THE_LOCK, MIB, another_process, plant, put, rest_of
 
@@ -123,7 +124,8 @@ def test_a_directory_below_a_file_or_with_a_variable_in_its_name_is_refused(tmp_
 OPEN_AS_AN_ORDINARY_USER = """
 import os, sys
 from pathlib import Path
-from proxy.store.disk import Shelf, UnusableDirectory
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 print("ready", flush=True)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from proxy.store.codec import Damaged, encode, summary
-from proxy.store.disk import BytesDisk, Shelf, ShelfTrouble
+from proxy.store.database import BytesDisk, ShelfTrouble
+from proxy.store.disk import Shelf
 from tests.recordings import key_of, recording
 from tests.shelves import HOLD_THE_LOCK, MIB, Mine, another_process, noise, plant_row, put, rest_of, written
 
@@ -222,7 +223,8 @@ def test_a_lock_held_elsewhere_does_not_keep_from_reading(directory: Path, shelf
 FILL_THE_DISK = """
 import resource, sys
 from pathlib import Path
-from proxy.store.disk import BytesDisk, Shelf, ShelfTrouble
+from proxy.store.database import BytesDisk, ShelfTrouble
+from proxy.store.disk import Shelf
 shelf, failed = Shelf.open(Path(sys.argv[1]), 2**30), 0
 shelf.put("first", b"first", b"{}")
 print("ready", flush=True)

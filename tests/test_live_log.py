@@ -182,3 +182,46 @@ def judge(wire: Wire, log: LiveLog, owner: Owner, everyone: list[Hearer], limit_
     if any(hearer.outcome == "whole" for hearer in stayed):
         assert owner.heard[-1] == "concluded"
         assert owner.heard.count("concluded") == 1
+
+
+class Still:
+    """An upstream of which nothing more comes."""
+
+    async def read(self) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+
+async def test_one_that_catches_up_lets_the_others_have_their_turn() -> None:
+    """A long stream is played to it in pieces, not in one go in which nothing else happens."""
+    log = LiveLog(Owner(), 2**20, Allowance(2**20), lambda: 0.0)
+    log.attach(Still())
+    for _ in range(10_000):
+        log._append(b"x")
+    turns, played = 0, 0
+
+    async def play() -> None:
+        nonlocal played
+        with log.listening() as listener:
+            async for _ in log.play(listener):
+                played += 1
+
+    playing = asyncio.create_task(play())
+    while played < 10_000:
+        await asyncio.sleep(0)
+        turns += 1
+    playing.cancel()
+    await asyncio.wait((playing,))
+
+    assert turns > 15
+
+
+async def test_what_is_held_for_a_slow_one_is_bounded_in_frames_too() -> None:
+    """A frame takes memory besides its bytes, and there may be millions within a leeway of bytes."""
+    log = LiveLog(Owner(), 64, Allowance(2**30), lambda: 0.0)
+    with log.listening(), log.listening() as fast:
+        for _ in range(3 * live._FEW_FRAMES):
+            log._append(b"x")
+            fast.position += 1
+
+        assert len(log.frames) - (log._gone - log._removed) <= live._FEW_FRAMES + 2

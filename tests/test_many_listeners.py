@@ -15,6 +15,7 @@ from tests.harness import (
     STREAMED,
     WORLD,
     Barrier,
+    Proxy,
     ScriptedUpstream,
     chunk,
     sse_head,
@@ -73,6 +74,17 @@ async def test_a_herd_is_one_request(
     assert len({head.get("x-reprise-id") for head in heads}) == herd + 1
     assert await word(proxy.ask(moment.asked)) == "HIT"
     assert upstream.requests_seen == 1
+
+
+async def test_many_different_streams_wait_for_no_connection(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """A client of aiohttp makes a hundred connections and lets the next request wait, unless it is told not to."""
+    upstream.will_send(sse_head(), chunk(HELLO), Barrier())
+
+    for seed in range(120):
+        response = await proxy.ask({**STREAMED, "seed": seed})
+        assert await response.next_chunk() == HELLO
+
+    assert upstream.connections == 120
 
 
 async def test_a_hundred_at_once_find_one_recording_on_disk(

@@ -13,6 +13,7 @@ import pytest
 
 from proxy import events
 from proxy.app import StartFailed
+from proxy.config import SettingsError
 from tests.commands import Running, connect, environment, running
 from tests.conftest import Log, StartProxy
 from tests.exchanges import take, until, word, words
@@ -202,6 +203,19 @@ async def test_the_proxys_own_address_is_no_upstream(proxy: Proxy, upstream: Scr
 
     upstream.will_send(plain(ANSWER))
     assert await word(proxy.ask()) == "MISS"
+
+
+async def test_what_would_be_refused_at_the_start_is_refused_now(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The address stays until a restart, so a file that goes with another one would give strangers paid answers."""
+    proxy = await start_proxy(server__host="0.0.0.0", cache__scope="credential")  # noqa: S104 - that is the point
+
+    for overrides in ({"cache__scope": "shared"}, {"cache__scope": "credential", "upstream__api_key": "sk-mine"}):
+        with pytest.raises(SettingsError, match="strangers"):
+            await reload(proxy, upstream, tmp_path, **overrides)
+
+    assert proxy.app._settings.cache.scope == "credential"
 
 
 # The signal

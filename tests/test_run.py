@@ -5,10 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from aiohttp.http_parser import HttpRequestParserPy
 
+from proxy.app import App, StartFailed
 from proxy.run import run, until_stopped
+from tests.harness import settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,14 @@ def test_it_runs_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
 
     assert run(module_of_the_loop()).partition(".")[0] == "asyncio"
+
+
+async def test_it_does_not_start_on_a_parser_that_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aiohttp's pure-Python one hangs on a huge chunk size, and takes two lengths for one."""
+    monkeypatch.setattr("proxy.app.HttpRequestParser", HttpRequestParserPy)
+
+    with pytest.raises(StartFailed, match="C extension"):
+        await App(settings("http://127.0.0.1:9/v1", tmp_path / "store")).start()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,7 +15,8 @@ from structlog.testing import LogCapture
 from proxy import store as store_module
 from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE, TieredStore, health, upkeep
 from proxy.store.codec import encode
-from proxy.store.disk import Shelf, UnusableDirectory
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED, STORE_RECOVERED
 from tests.recordings import key_of, recording, sized
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put

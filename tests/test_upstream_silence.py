@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.by_hand import UpstreamByHand, host_of, stop_reading
+from tests.by_hand import UpstreamByHand, host_of, size_buffers, stop_reading
 from tests.conftest import Log, StartProxy
 from tests.harness import (
     ANSWER,
@@ -22,7 +22,7 @@ from tests.harness import (
     request_bytes,
     sse_head,
 )
-from tests.raw import ROUTES, refused
+from tests.raw import ROUTES, MiB, refused
 
 # Where it falls silent: what was sent before, and what of it is body.
 WITHIN: dict[str, tuple[bytes, bytes]] = {
@@ -117,6 +117,23 @@ async def test_silence_within_a_body(
     assert await response.body_broken_off() == arrives
     await upstream.wait_until(lambda: upstream.connections == 0)
     assert (await log.line())["outcome"] == "upstream_truncated"
+
+
+async def test_the_time_for_the_head_runs_when_the_request_was_taken_slowly(
+    start_proxy: StartProxy, by_hand: UpstreamByHand
+) -> None:
+    """Also where the last of it waited in the proxy's buffer when there was no more to be written."""
+    proxy = await start_proxy(upstream__base_url=by_hand.base_url, upstream__first_byte_timeout="300ms")
+    body = b'{"model":"' + b"m" * (4 * MiB + 60 * 1024) + b'"}'
+    asking = asyncio.create_task(proxy.ask(body))
+    link = await by_hand.accepted()
+    (connection,) = proxy.app._upstream._session.connector._acquired  # type: ignore[union-attr]  # it is a TCPConnector's
+    size_buffers(connection.transport, 4096)
+    await link.head()
+
+    await link.read(len(body))
+
+    await refused(await asking, 504, "upstream_timeout")
 
 
 async def test_nothing_bounds_an_answer_as_a_whole(proxy: Proxy) -> None:

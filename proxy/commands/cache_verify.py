@@ -15,7 +15,7 @@ from proxy.commands.display import console, counted, printable
 from proxy.commands.options import config_option, json_option
 from proxy.commands.recordings import Recordings, recordings
 from proxy.store.codec import Damaged, UnknownVersion
-from proxy.store.disk import ShelfTrouble
+from proxy.store.database import ShelfTrouble
 
 
 class _Finding(NamedTuple):

@@ -16,8 +16,9 @@ from proxy.config import CacheSettings
 from proxy.recording import Recording
 from proxy.sse import read_json
 from proxy.store.codec import decode
-from proxy.store.directory import holds_store
-from proxy.store.disk import Shelf, ShelfTrouble, UnusableDirectory
+from proxy.store.database import ShelfTrouble
+from proxy.store.directory import UnusableDirectory, holds_store
+from proxy.store.disk import Shelf
 from proxy.store.summary import Summary
 
 SHORT = 12

@@ -17,7 +17,7 @@ from proxy.commands.options import Mistake, config_option, settings_in_force
 from proxy.config import Settings
 from proxy.config.reloading import Reader
 from proxy.run import run, serve
-from proxy.store.disk import UnusableDirectory
+from proxy.store.directory import UnusableDirectory
 
 
 @click.command("serve")

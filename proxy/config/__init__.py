@@ -5,7 +5,7 @@ Durations are seconds and sizes bytes, as in `config/values.py`; a key's meaning
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from proxy.config import sources
-from proxy.config.addresses import BaseUrl, Host, Origin, is_host, is_loopback
+from proxy.config import exposure, sources
+from proxy.config.addresses import BaseUrl, Host, Origin
 from proxy.config.sources import Given, Source
 from proxy.config.values import (
     ApiKey,
@@ -195,7 +195,7 @@ def load(config: Path | None, overrides: Mapping[str, object], environ: Mapping[
     problems = [problem for source in reversed(strongest_first) for problem in source.problems]
     settings = _validated(strongest_first, given, problems)
     if file.readable:
-        problems += _exposure(given)
+        problems += exposure.of_given(given)
     if settings is None or problems:
         raise SettingsError(problems)
     return settings
@@ -235,19 +235,6 @@ def _found(key: str, value: object) -> str:
             return f", got {str(value)[:_LONGEST_QUOTE]!r} and so on"
         case _:
             return f", got {value!r}"
-
-
-def _exposure(given: Mapping[str, Given]) -> Iterator[str]:
-    """Judged by what was given, valid or not, so that it is reported together with all other mistakes."""
-    place, host = given.get("server.host", Given("", None))
-    _, scope = given.get("cache.scope", Given("", "shared"))
-    reasons = ["cache.scope is shared"] * (scope == "shared") + ["upstream.api_key is set"] * (_API_KEY in given)
-    if reasons and isinstance(host, str) and is_host(host) and not is_loopback(host):
-        yield (
-            f"{place}: {host} is not a loopback address, and {' and '.join(reasons)}: strangers would get paid "
-            "answers; listen on 127.0.0.1, or set cache.scope: credential and no upstream.api_key, "
-            "so that every caller is known by a credential of its own"
-        )
 
 
 def _printable(problem: str) -> str:

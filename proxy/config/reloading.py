@@ -1,12 +1,13 @@
 """The settings of a running proxy: read anew, and what becomes of them.
 
-The rule: where it listens and where its recordings are can't change while it runs; everything else can.
+The rule: where and to how many it listens, and where its recordings are, can't change while it runs; all else can.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proxy.config import KEYS, Settings, SettingsError, load
+from proxy.config.exposure import exposed_by
 from proxy.config.sources import file_in_use
 
 _FIXED = ("server.host", "server.port", "server.max_connections", "cache.directory")
@@ -43,13 +44,19 @@ def differing(one: Settings, other: Settings, keys: Iterable[str] = KEYS) -> lis
 
 
 def without_restart(running: Settings, asked: Settings) -> tuple[Settings, list[str]]:
-    """The settings that were asked for as far as a running proxy can take them on, and the keys that need a restart."""
+    """The settings that were asked for as far as a running proxy can take them on, and the keys that need a restart.
+
+    Raises:
+        SettingsError: the two together would give strangers paid answers.
+    """
     waiting = differing(running, asked, _FIXED)
     settings = asked
     for key in waiting:
         section, _, name = key.partition(".")
         kept = getattr(settings, section).model_copy(update={name: _value(running, key)})
         settings = settings.model_copy(update={section: kept})
+    if reason := exposed_by(settings.server.host, settings.cache.scope, settings.upstream.api_key):
+        raise SettingsError([f"server.host: {settings.server.host}, which stays until a restart, {reason}"])
     return settings, waiting
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 import orjson
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
+from proxy.key import is_credential
 from proxy.pace import Pace
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
@@ -28,12 +29,7 @@ _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _ROUTE = re.compile(r"/?(?:v1/)?(?!v1$)([A-Za-z0-9_~-][A-Za-z0-9_.~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*)")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+")  # RFC 6901 section 3
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_CREDENTIAL_HEADERS = frozenset(
-    (
-        *("authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-goog-api-key"),
-        *("ocp-apim-subscription-key", "helicone-auth", "cf-aig-authorization"),
-    )
-)
+_CREDENTIAL_HEADERS = frozenset(("cookie", "proxy-authorization"))  # besides those that the key knows
 
 _Item = TypeVar("_Item")
 
@@ -138,7 +134,7 @@ def _pointer(value: object) -> object:
 def _vary_header(value: object) -> str:
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise ValueError("expected the name of a header such as openai-beta")
-    if value.lower() in _CREDENTIAL_HEADERS:
+    if is_credential(value.lower()) or value.lower() in _CREDENTIAL_HEADERS:
         raise ValueError(
             f"{value.lower()} is a credential, not to be stored; cache.scope: credential keeps callers apart"
         )

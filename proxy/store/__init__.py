@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-import structlog
-
+from proxy.events import log
 from proxy.recording import Recording
 from proxy.store.codec import LARGEST_BYTES, Damaged, UnknownVersion, decode, encode, summary
+from proxy.store.database import ShelfDamaged, ShelfTrouble
 from proxy.store.directory import UnusableDirectory
-from proxy.store.disk import Shelf, ShelfDamaged, ShelfTrouble
+from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.memory import Memory
 from proxy.store.threads import Threads
@@ -35,8 +35,6 @@ _HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no m
 _PATIENCE_S = 10.0  # behind writes that fail: each of them may take as long as a lock is waited for
 
 _T = TypeVar("_T")
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Store(Protocol):
@@ -85,7 +83,7 @@ class TieredStore:
         self._opening = Health("opening", UnusableDirectory)
         self._reading, self._writing = Health("reading", ShelfTrouble), Health("writing", ShelfTrouble)
         self._probing, self._polling = Health("probing", ShelfTrouble), Health("polling", ShelfTrouble)
-        self._counting = Health("counting", ShelfTrouble)
+        self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
         self._failed_s = -math.inf
         self._closing = asyncio.Event()
@@ -218,7 +216,8 @@ class TieredStore:
             await self._flush_hits()
             if not (self._writing.works and self._probing.works):
                 # One that was opened while nothing could be written keeps all others of this process from writing.
-                await self._threads.close_connections()
+                with self._renewing.watched():
+                    await self._threads.close_connections()
 
     async def _notice_removals(self) -> None:
         in_order = False

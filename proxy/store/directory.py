@@ -4,11 +4,12 @@ The rule: what is refused is refused before anything is read from it or written 
 """
 
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Collection
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,8 @@ LOCK_TIMEOUT_S = 1.0
 DATABASE: str = DBNAME
 """What the file of the database is called."""
 
-COMPANIONS = ("-wal", "-shm")
+WRITE_AHEAD_LOG = "-wal"
+COMPANIONS = (WRITE_AHEAD_LOG, "-shm")
 """What follows the database's name in those of the files that SQLite keeps beside it."""
 
 FileId = tuple[int, int]
@@ -59,6 +61,17 @@ class DamagedDatabase(UnusableDirectory):
         self.damaged = damaged
         """The file that was tried."""
         self.reason = reason
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep out other processes that would make or move a database: one would take away what the other has just made."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def holds_store(directory: Path) -> bool:
@@ -149,7 +162,9 @@ def _make_sure_of(database: Path) -> FileId:
     try:
         facts = database.lstat()
     except FileNotFoundError:
-        _make(database)
+        with alone_in(database.parent):
+            if file_id(database) is None:  # or another process has made it just now, and has recorded something in it
+                _make(database)
         facts = database.lstat()
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "its database is not a file")
@@ -162,9 +177,8 @@ def _make(database: Path) -> None:
     # What is left beside one that was removed would be taken for a part of the new one, by SQLite and under its users.
     for companion in COMPANIONS:
         database.with_name(database.name + companion).unlink(missing_ok=True)
-    with suppress(FileExistsError):  # another process has made it just now
-        # SQLite's other files take the mode of this one, and none is readable for others in a directory that is.
-        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    # SQLite's other files take the mode of this one, and none is readable for others in a directory that is.
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
 
 def _refuse_foreign(database: Path, known_settings: Collection[str]) -> None:

@@ -1,6 +1,6 @@
 """Recordings on disk: entries under their keys in one SQLite database, by way of diskcache. Everything here blocks.
 
-The rule: an entry is there whole or not at all, and everything that goes wrong is a `ShelfTrouble`.
+The rule: an entry is there whole or not at all, and what goes wrong at a call is a `ShelfTrouble`.
 
 Entries of every size are kept in their rows, none in files beside the database, because
 
@@ -25,10 +25,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from proxy.store.codec import Damaged, Summary
-from proxy.store.database import BytesDisk, ShelfDamaged, ShelfTrouble, open_database, translated_errors
-from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, UnusableDirectory, file_id
-
-__all__ = ["BytesDisk", "Shelf", "ShelfDamaged", "ShelfTrouble", "UnusableDirectory"]
+from proxy.store.database import ShelfTrouble, open_database, translated_errors
+from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, file_id
 
 _PAGE_ROWS = 1000
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
+from proxy.events import log
 
 STORE_FAILED = "store_failed"
 STORE_RECOVERED = "store_recovered"
@@ -18,8 +18,6 @@ _APART_S = 60.0  # between two troubles that are told: one that comes and goes i
 
 # What diskcache makes of rows and settings that it did not write, and what an exhausted machine says.
 _UNFORESEEN = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Health:

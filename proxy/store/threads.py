@@ -7,8 +7,10 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
+_WAIT_S = 5.0  # for the others to end what they read, which takes a second at most
 _READERS = 4  # so that a long recording does not hold up a short one
 
 _Arguments = TypeVarTuple("_Arguments")
@@ -35,8 +37,9 @@ class Threads:
         all_here = threading.Barrier(_READERS)
 
         def close_one() -> None:
-            # One that waits here for the others can't be given a second of these.
-            all_here.wait()
+            # One that waits here for the others can't be given a second of these. Some may never come.
+            with suppress(threading.BrokenBarrierError):
+                all_here.wait(_WAIT_S)
             self._close_connection()
 
         await asyncio.gather(self.write(self._close_connection), *(self.read(close_one) for _ in range(_READERS)))

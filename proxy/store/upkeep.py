@@ -1,27 +1,22 @@
 """What befalls the database beneath a running proxy, noticed and made good: it is moved, removed, or damaged.
 
-The rule: recordings were paid for, so what can't be read any more is moved aside and not destroyed, and the log says
-where it is.
+The rule: recordings were paid for, so what can't be read any more is moved aside, and the log says where it is. Of
+several that were, the fullest is kept.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
-from proxy.store.directory import COMPANIONS, DATABASE, DamagedDatabase, FileId, file_id
-from proxy.store.disk import Shelf, ShelfDamaged, ShelfTrouble
+from proxy.events import log
+from proxy.store.database import ShelfDamaged, ShelfTrouble
+from proxy.store.directory import COMPANIONS, DATABASE, WRITE_AHEAD_LOG, DamagedDatabase, FileId, alone_in, file_id
+from proxy.store.disk import Shelf
 
 STORE_SET_ASIDE = "store_set_aside"
 STORE_OPENED_ANEW = "store_opened_anew"
 
 _ASIDE = ".damaged-"
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 def open_shelf(directory: Path, size_limit_bytes: int) -> Shelf:
@@ -114,7 +109,7 @@ def _make_way(damage: DamagedDatabase) -> None:
 
 def _set_aside(directory: Path, damaged: FileId, reason: str) -> None:
     database = directory / DATABASE
-    with _alone_in(directory):
+    with alone_in(directory):
         if file_id(database) != damaged:
             return
         aside = directory / f"{DATABASE}{_ASIDE}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
@@ -129,7 +124,7 @@ def _set_aside(directory: Path, damaged: FileId, reason: str) -> None:
 def _keep_the_largest(directory: Path) -> list[str]:
     """Keep one damaged database, that with the most in it, so that a failing disk is not filled up with them."""
     found = [path for path in directory.glob(f"{DATABASE}{_ASIDE}*Z") if path.is_file()]
-    *smaller, _ = sorted(found, key=lambda path: (_size_bytes(path), path.name))
+    smaller = sorted(found, key=lambda path: (_size_bytes(path), path.name))[:-1]
     for path in smaller:
         for companion in ("", *COMPANIONS):
             path.with_name(path.name + companion).unlink(missing_ok=True)
@@ -137,16 +132,5 @@ def _keep_the_largest(directory: Path) -> list[str]:
 
 
 def _size_bytes(database: Path) -> int:
-    written_ahead = database.with_name(database.name + COMPANIONS[0])
+    written_ahead = database.with_name(database.name + WRITE_AHEAD_LOG)
     return database.stat().st_size + (written_ahead.stat().st_size if written_ahead.exists() else 0)
-
-
-@contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep out other processes that would do the same: the second one would move away the first one's new database."""
-    held = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)

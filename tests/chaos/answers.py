@@ -227,7 +227,8 @@ class _Script:
 
     def _framed(self) -> bytes:
         if self._kind.end == "cut" and self._kind.name != "no_last_chunk":
-            self.sent = self._body[: self._rng.randrange(len(self._body))]
+            # Without the last byte alone it may be whole: a CR ends a line as well as CR and LF do.
+            self.sent = self._body[: self._rng.randrange(len(self._body) - 1)]
         if self._framing != "chunked":
             return self.sent
         pieces = _cut(self.sent, self._rng.randint(0, _MOST_CUTS), self._rng)
