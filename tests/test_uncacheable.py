@@ -34,6 +34,7 @@ UNCACHEABLE: dict[str, tuple[bytes, Mapping[str, str], str]] = {
     "a stream flag that is a text": (b'{"stream":"yes"}', JSON, "stream_flag"),
     "a stream flag that is a number": (b'{"stream":1}', JSON, "stream_flag"),
     "compressed": (compress(orjson.dumps(PROMPT)), {**JSON, "Content-Encoding": "gzip"}, "content_encoding"),
+    "not even compressed": (b"not gzip", {**JSON, "Content-Encoding": "gzip"}, "content_encoding"),
     "said to be compressed": (orjson.dumps(PROMPT), {**JSON, "Content-Encoding": "br"}, "content_encoding"),
     "another type": (orjson.dumps(PROMPT), {"Content-Type": "text/plain"}, "content_type"),
     "no type": (orjson.dumps(PROMPT), {}, "content_type"),
@@ -128,4 +129,7 @@ async def test_nothing_but_a_post_is_recorded(proxy: Proxy, upstream: ScriptedUp
     for method in ("GET", "DELETE", "PUT", "PATCH"):
         answers = [await proxy.send(method, CHAT, [("Content-Type", "application/json")], b"{}") for _ in range(2)]
         assert [answer.get("x-cache-status") for answer in answers] == ["BYPASS", "BYPASS"]
-    assert upstream.requests_seen == 8
+    upstream.will_send(plain(ANSWER).removesuffix(ANSWER))
+    heads = [await proxy.send("HEAD", CHAT) for _ in range(2)]
+    assert [answer.get("x-cache-status") for answer in heads] == ["BYPASS", "BYPASS"]
+    assert upstream.requests_seen == 10
