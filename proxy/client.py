@@ -24,6 +24,7 @@ from proxy.streams import next_piece
 _JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 50
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
+_DONE = b"data: [DONE]", b"data:[DONE]"
 _NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
 
 
@@ -44,8 +45,10 @@ class Client:
         self._frames = 0
         self._last_frame = b""
         self._framing: Literal["none", "length", "chunked", "close"] = "none"
+        self._length: int | None = None
         self._keep_alive = False
         self._ended = False
+        self._stalled = False
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -60,8 +63,9 @@ class Client:
 
     @property
     def has_heard_the_end(self) -> bool:
-        """Whether a stream has said `[DONE]` to it, after which the official SDKs leave at once."""
-        return self._last_frame.rstrip().endswith((b"data: [DONE]", b"data:[DONE]"))
+        """Whether it has all there is to hear: each byte of a known length, or `[DONE]`, after which the SDKs leave."""
+        whole = self._bytes == self._length or self._last_frame.rstrip().endswith(_DONE)
+        return whole and not self._stalled
 
     def measure(self, line: RequestLine) -> None:
         """Enter what went out, and when, into the log line."""
@@ -199,8 +203,8 @@ class Client:
         self._keep_alive = self._request.keep_alive and self._next_request_is_clear()
         if self._request.method == "HEAD" or head.status in _NO_BODY:
             self._framing = "none"
-        elif head.get(b"content-length") is not None:
-            self._framing = "length"
+        elif (length := head.get(b"content-length")) is not None:
+            self._framing, self._length = "length", int(length)
         elif self._request.version >= HttpVersion11:
             self._framing = "chunked"
         else:
@@ -237,6 +241,7 @@ class Client:
         if transport is None:
             return
         if self._unsent_bytes() >= unsent_bytes:
+            self._stalled = True
             transport.abort()
         else:
             self._watch_for_a_stall()

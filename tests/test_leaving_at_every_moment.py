@@ -6,7 +6,7 @@ least one choice of that one.
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 import pytest
@@ -29,6 +29,7 @@ from tests.harness import (
     ScriptedUpstream,
     chunk,
     event,
+    plain,
     request_bytes,
     sse_head,
     stream,
@@ -171,13 +172,16 @@ class Gate:
 def judging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Stands before the first judgement."""
     gate = Gate()
-    judge = sse.stream_ending
 
-    def judge_slowly(body: bytes, choices_expected: int) -> Ending:
-        gate.pass_through()
-        return judge(body, choices_expected)
+    def slowly(judge: Callable[..., Ending]) -> Callable[..., Ending]:
+        def judge_slowly(*asked: object) -> Ending:
+            gate.pass_through()
+            return judge(*asked)
 
-    monkeypatch.setattr(sse, "stream_ending", judge_slowly)
+        return judge_slowly
+
+    for name in ("stream_ending", "plain_ending"):
+        monkeypatch.setattr(sse, name, slowly(getattr(sse, name)))
     yield gate
     gate.open()
 
@@ -203,6 +207,25 @@ async def test_who_leaves_while_the_answer_is_judged_takes_nothing_away(
         assert await everyone[number].next_chunk() == b""
     assert await word(proxy.ask(STREAMED)) == "HIT"
     assert upstream.requests_seen == 1
+
+
+async def test_one_that_has_every_byte_of_a_plain_answer_was_not_cut_short(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, judging: Gate, log: Log
+) -> None:
+    """Its length has told it where the end is; what the proxy still has to do is none of its business."""
+    proxy = await start_proxy(cache__linger="0")
+    answer = orjson.dumps({"object": "chat.completion", "choices": [], "text": "x" * 300_000})
+    upstream.will_send(plain(answer))
+    response = await proxy.ask()
+    assert await response.body() == answer
+    await until(lambda: judging.reached > 0)
+
+    await left(proxy, response)
+    judging.open()
+
+    line = await log.line()
+    assert (line["outcome"], line["stored"], line.get("error")) == ("complete", True, None)
+    assert await word(proxy.ask()) == "HIT"
 
 
 async def test_when_all_leave_while_the_answer_is_judged_it_is_recorded_all_the_same(

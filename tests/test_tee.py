@@ -15,6 +15,7 @@ from tests.conftest import Log, StartProxy
 from tests.exchanges import until
 from tests.harness import (
     ANSWER,
+    CHAT,
     CLOSE,
     DONE,
     HELLO,
@@ -238,6 +239,22 @@ async def test_a_client_that_takes_nothing_is_let_go(
     line = await log.line()
     assert (line["outcome"], line["stored"]) == ("client_disconnected", False)
     await upstream.wait_until(lambda: upstream.connections == 0)
+
+
+async def test_a_client_that_takes_nothing_has_not_heard_the_end(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, log: Log
+) -> None:
+    """Which was written, and never taken."""
+    proxy = await start_proxy(server__write_timeout="100ms")
+    upstream.will_send(sse_head(), chunk(bytes(32 * MiB) + b"\n\n" + DONE), LAST_CHUNK)
+    client = await proxy.connect()
+    size_buffers(client.writer.transport)
+    stop_reading(client)
+
+    fields = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    client.send(request_bytes("POST", CHAT, fields, b'{"stream":true}'))
+
+    assert (await log.line())["outcome"] == "client_disconnected"
 
 
 async def test_a_client_that_takes_not_even_the_rest_is_let_go(
