@@ -53,7 +53,7 @@ async def test_a_full_disk_costs_recordings_and_no_answers(tmp_path: Path) -> No
         assert len(proxy.failures()) == len(set(proxy.failures()))
         words = await proxy.words(*range(42))
         assert words[:2] == ["HIT", "HIT"]
-        assert words.count("HIT") == found
+        assert found <= words.count("HIT") < 20  # the last of those that waited may have found room again
     assert reprise("cache", "verify", at=tmp_path, cache__directory=tmp_path / "store").code == 0
 
 
