@@ -127,7 +127,7 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let other tasks run until a state within the proxy has come about."""
     async with asyncio.timeout(PATIENCE_S):
         turns = 0
-        while not condition():  # noqa: ASYNC110 - nothing tells of it
+        while not condition():
             turns += 1
             # What takes longer than a few turns is done by threads, which get nowhere beside a loop that only spins.
             await asyncio.sleep(0 if turns < _FEW_TURNS else 0.001)

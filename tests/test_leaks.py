@@ -30,7 +30,7 @@ from tests.harness import (
     sse_head,
 )
 
-WAVES, WARM_UP = 70, 10
+WAVES, WARM_UP = 50, 10
 PROMPTS = 10
 """Asked at a time."""
 MOST_TURNS = 120
@@ -81,7 +81,7 @@ async def test_thousands_of_departures_leave_nothing_behind(
 
     assert census() - before == {}
     lines = log.lines()
-    assert len(lines) > 1500
+    assert len(lines) > 1000
     assert {line.get("cache") for line in lines} >= {"MISS", "JOINED"}
     assert {line["outcome"] for line in lines} >= {"client_disconnected", "complete", "upstream_truncated"}
     heard = {line["bytes"] for line in lines if line["outcome"] == "client_disconnected"}

@@ -222,10 +222,12 @@ async def test_one_that_outgrows_its_bound_while_one_is_slow_takes_no_more_joine
 ) -> None:
     """Its beginning is still held, for the slow one; but it is not promised to anyone, and the next one asks anew."""
     proxy = await start_proxy(cache__max_recording_size=len(HELLO))
-    after_world = Barrier()
-    upstream.will_send(sse_head(), chunk(HELLO), chunk(WORLD), after_world, chunk(DONE) + LAST_CHUNK)
+    before_world, after_world = Barrier(), Barrier()
+    upstream.will_send(sse_head(), chunk(HELLO), before_world, chunk(WORLD), after_world, chunk(DONE) + LAST_CHUNK)
     upstream.will_send(*stream(DONE))
     slow, fast = await start_stalling(proxy), await proxy.ask(STREAMED)
+    await hear(fast, HELLO)
+    before_world.release()
     await hear(fast, HELLO + WORLD)
 
     later = await proxy.ask(STREAMED)

@@ -110,7 +110,8 @@ def prepare(directory: Path, settings: Collection[str]) -> FileId:
         _refuse_unsafe(directory)
         if not any(directory.iterdir()):
             (directory / ".gitignore").write_text("*\n")
-        found = _make_sure_of(database)
+        with alone_in(directory):  # or another process could make one at the same time, or move this one aside
+            found = _make_sure_of(database)
     except FileExistsError as error:
         raise UnusableDirectory(directory, "there is a file of that name; name a directory") from error
     except OSError as error:
@@ -162,9 +163,7 @@ def _make_sure_of(database: Path) -> FileId:
     try:
         facts = database.lstat()
     except FileNotFoundError:
-        with alone_in(database.parent):
-            if file_id(database) is None:  # or another process has made it just now, and has recorded something in it
-                _make(database)
+        _make(database)
         facts = database.lstat()
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "its database is not a file")
