@@ -184,7 +184,7 @@ def without(value: Any, pointer: str) -> Any:
 
 
 @given(IGNORABLE, st.dictionaries(POINTED_AT, LEAVES, max_size=3), IGNORABLE, st.sampled_from(POINTERS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_bodies_that_differ_only_where_a_pointer_leads_share_a_key(
     one: dict[str, Any], more: dict[str, int], other: dict[str, Any], pointer: str
 ) -> None:
