@@ -44,8 +44,9 @@ from tests.harness import (
 JSON = [("Content-Type", "application/json")]
 
 ON_A_TERMINAL_OF_ITS_OWN = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.{})
 os.execv(sys.executable, [sys.executable, "-m", "proxy", "--port", "0"])
 """
 
@@ -357,14 +358,13 @@ async def on_a_terminal(at: Path, script: str) -> AsyncIterator[tuple[asyncio.su
 
 async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path) -> None:
     """That is a SIGHUP, too, and nobody wants a server that he can't see any more."""
-    async with on_a_terminal(tmp_path, ON_A_TERMINAL_OF_ITS_OWN) as (process, _):
+    async with on_a_terminal(tmp_path, ON_A_TERMINAL_OF_ITS_OWN.format("SIG_DFL")) as (process, _):
         assert await process.wait() == 0
 
 
 async def test_a_proxy_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     """And takes a SIGHUP that somebody sends it for what it is."""
-    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    async with on_a_terminal(tmp_path, nohup + ON_A_TERMINAL_OF_ITS_OWN) as (process, shown):
+    async with on_a_terminal(tmp_path, ON_A_TERMINAL_OF_ITS_OWN.format("SIG_IGN")) as (process, shown):
         base_url = shown.partition("OPENAI_BASE_URL=")[2].split()[0]
         for _ in range(2):
             process.send_signal(signal.SIGHUP)
