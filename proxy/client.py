@@ -29,7 +29,10 @@ _NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
 
 
 class Client:
-    """One client, from its request to the last byte of its answer."""
+    """One client, from its request to the last byte of its answer.
+
+    Whatever writes raises `ClientGone` where there is no connection any more.
+    """
 
     def __init__(self, request: web.BaseRequest, read_timeout_s: float, write_timeout_s: float) -> None:
         self._request = request
@@ -127,7 +130,7 @@ class Client:
 
     # The answer
 
-    async def begin(self, head: Head, added: Headers = ()) -> None:
+    def begin(self, head: Head, added: Headers = ()) -> None:
         """Write the head of the answer, with fields of our own behind the upstream's."""
         self._choose_framing(head)
         lines = [f"HTTP/1.1 {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
@@ -142,12 +145,8 @@ class Client:
         self._status = head.status
         self._write(b"\r\n".join(lines))
 
-    async def write(self, frame: bytes) -> None:
-        """Pass a frame on, and wait where the client does not keep up.
-
-        Raises:
-            ClientGone: there is no connection any more.
-        """
+    def write(self, frame: bytes) -> bool:
+        """Pass a frame on; False where the client does not keep up, and `drain` should be waited for."""
         if self._first_byte_s is None:
             self._first_byte_s = time.monotonic()
         if self._framing == "chunked":
@@ -157,23 +156,20 @@ class Client:
         self._bytes += len(frame)
         self._frames += 1
         self._last_frame = frame
-        if self._request.protocol.writing_paused:
-            await self._drain()
+        return not self._request.protocol.writing_paused
 
     async def end(self) -> None:
-        """The clean end.
-
-        Raises:
-            ClientGone: there is no connection any more.
-        """
+        """The clean end."""
         if self._framing == "chunked":
             self._write(b"0\r\n\r\n")
         self._ended = True
+        if self._unsent_bytes():
+            await asyncio.sleep(0)  # uvloop sends at the end of a turn
         transport = self._request.transport
         if transport is not None and self._unsent_bytes():
             # Little enough not to hold us back; but one that never took it would never let go of its connection.
             transport.set_write_buffer_limits(high=0)
-            await self._drain()
+            await self.drain()
             transport.set_write_buffer_limits()
 
     def abort(self) -> None:
@@ -194,9 +190,9 @@ class Client:
         own: Headers = ((b"Date", rfc822_formatted_time().encode()),)
         if head.status not in _NO_BODY:  # RFC 9110 section 8.6
             own = ((b"Content-Length", b"%d" % len(body)), *own)
-        await self.begin(head._replace(headers=head.headers + own), added)
-        if body:
-            await self.write(body)
+        self.begin(head._replace(headers=head.headers + own), added)
+        if body and not self.write(body):
+            await self.drain()
         await self.end()
 
     def _choose_framing(self, head: Head) -> None:
@@ -223,7 +219,12 @@ class Client:
             raise ClientGone("the connection is closed")
         transport.write(data)
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written.
+
+        Raises:
+            ClientGone: the connection broke, or no byte was taken for `server.write_timeout`.
+        """
         self._watch_for_a_stall()
         try:
             await self._request.writer.drain()

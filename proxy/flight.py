@@ -6,15 +6,15 @@ is in the store.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from proxy import policy
+from proxy import events, policy
 from proxy.allowance import Allowance
 from proxy.errors import InternalError, RepriseError, UpstreamBroken
-from proxy.live import Listener, LiveLog
+from proxy.events import log
+from proxy.live import Listener, LiveLog, Outlet
 from proxy.question import Question
 from proxy.recorder import Take, judge, record
 from proxy.recording import Head, Recording, Usage
@@ -29,8 +29,6 @@ _FRAME_BYTES = 16
 
 # An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
 _FRAMING_GRACE_S = 5.0
-
-_T = TypeVar("_T")
 
 
 class Verdict(NamedTuple):
@@ -74,6 +72,7 @@ class Flight:
         self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
         self._answer: Answer | None = None
         self._lingering: asyncio.Task[None] | None = None
+        self._in_thread: asyncio.Task[None] | None = None  # held, since the loop doesn't hold its tasks
         # A task of its own, so that the client that asked may leave before the head arrives.
         self._opening = loop.create_task(self._open(upstream, outgoing))
         self._opening.add_done_callback(_retrieve)
@@ -81,7 +80,7 @@ class Flight:
     @property
     def size_bytes(self) -> int:
         """What has arrived so far."""
-        return self._log.size_bytes
+        return self._log.kept.size_bytes
 
     @contextmanager
     def listening(self) -> Iterator["Hearing"]:
@@ -102,12 +101,13 @@ class Flight:
         Raises:
             UpstreamFailed: there was none, see `Upstream.send`.
         """
-        # Not shielded: from Python 3.14 on a shield reports a failure that comes when its caller has left.
-        await asyncio.wait((self._opening,))
+        if not self._opening.done():
+            # Not shielded: from Python 3.14 on a shield reports a failure that comes when its caller has left.
+            await asyncio.wait((self._opening,))
         return self._opening.result()
 
-    def frames(self, listener: Listener) -> AsyncGenerator[bytes, None]:
-        return self._log.play(listener)
+    async def play(self, listener: Listener, outlet: Outlet) -> None:
+        await self._log.play(listener, outlet)
 
     async def _open(self, upstream: Upstream, outgoing: Outgoing) -> Head:
         try:
@@ -119,11 +119,14 @@ class Flight:
             raise
         head = self._answer.head
         self._head_s = time.monotonic()
-        self._log.attach(self._answer)
         if self.question is None:
             self._settle(Verdict(stored=False, not_stored_because=self._bypass))
         elif reason := policy.refusal(head, stream=self.question.stream, limit_bytes=self._terms.limit_bytes):
             self._give_up_recording(reason)
+        if self._log.ended:  # everyone left while the head was on its way
+            self._answer.close()
+        else:
+            self._log.attach(self._answer)
         return head
 
     def _count_attempt(self) -> None:
@@ -149,73 +152,85 @@ class Flight:
         if self._answer is not None:
             self._answer.close()
 
-    async def conclude(self) -> None:
-        """The body has ended: check it, and store it if it is whole.
+    def conclude(self) -> None:
+        """The body has ended: check it, and store it if it is whole."""
+        if self.settled.done() or self.question is None:
+            self._log.end()
+            return
+        size_bytes = self._log.kept.size_bytes + _FRAME_BYTES * len(self._log.kept.frames)
+        if size_bytes <= _JUDGED_AT_ONCE_BYTES:
+            with self._concluding():
+                self._store(*self._recorded())
+        else:
+            self._in_thread = asyncio.create_task(self._conclude_in_thread())
+
+    async def _conclude_in_thread(self) -> None:
+        with self._concluding():
+            self._store(*await asyncio.to_thread(self._recorded))
+
+    @contextmanager
+    def _concluding(self) -> Iterator[None]:
+        """After it whoever listens is told that this was the end, or that there is none."""
+        try:
+            yield
+        except UpstreamBroken as broken:
+            self._log.break_off(broken)
+        except Exception:  # noqa: BLE001 - whatever it is, nobody may wait for the end of it, or join it for ever
+            log.exception(events.CRASHED, key=self.question and self.question.key)
+            self._log.break_off(UpstreamBroken("the proxy failed"))
+        else:
+            self._log.end()
+
+    def _store(self, ending: Ending, recording: Recording | None) -> None:
+        """Settle it.
 
         Raises:
             UpstreamBroken: it ended by a close that only a finished answer could have explained.
         """
-        if self.settled.done() or self.question is None or self._answer is None:
+        if self._log.ended:  # given up meanwhile
             return
-        size_bytes = self._log.size_bytes + _FRAME_BYTES * len(self._log.frames)
-        (_, reason, usage), recording = await _in_good_time(size_bytes, self._recorded)
         if recording is None:
-            self._settle(Verdict(stored=False, not_stored_because=reason, usage=usage))
-            if self._answer.framing == "close":
+            self._settle(Verdict(stored=False, not_stored_because=ending.reason, usage=ending.usage))
+            if self._answer is not None and self._answer.framing == "close":
                 raise UpstreamBroken("the connection was closed before the answer was finished")
             return
         stored = self._terms.store.keep(recording)
-        self._settle(Verdict(stored, None if stored else "store_busy", usage))
+        self._settle(Verdict(stored, None if stored else "store_busy", ending.usage))
 
     def _recorded(self) -> tuple[Ending, Recording | None]:
         """What the answer says of its end, and the recording of one that is whole."""
         if self.question is None or self._answer is None:
             raise LookupError("nothing was asked, or nothing answered")
-        body = b"".join(self._log.frames)
+        kept = self._log.kept
+        body = b"".join(kept.frames)
         ending = judge(body, self.question)
         if ending.check is None:
             return ending, None
-        take = Take(self._sent_s, self._head_s, self._answer.head, self._log.frames, self._log.arrived_s, body)
+        take = Take(self._sent_s, self._head_s, self._answer.head, kept.frames, kept.arrived_s, body)
         return ending, record(self.question, take, ending.check, ending.usage, now_s=time.time())
 
     # The last listener has left
 
     def _last_one_left(self) -> None:
-        if self.question is not None and self._log.is_whole and not self.settled.done():
+        if self.question is not None and self._log.kept.is_whole and not self.settled.done():
             self._lingering = asyncio.create_task(self._linger())
         else:
             self.abandon()
 
     async def _linger(self) -> None:
-        """Read on for one who comes back, and for the store; then give up."""
-        try:
-            async with asyncio.timeout(self._terms.linger_s):
-                await self._read_on()
-        except TimeoutError:
-            if await self._lacks_only_its_framing():
-                await self._wait_for_framing()
+        """Let it go on for one who comes back, and for the store; then give up."""
+        await asyncio.wait((self.settled,), timeout=self._terms.linger_s)
+        if not self.settled.done() and await self._lacks_only_its_framing():
+            await asyncio.wait((self.settled,), timeout=_FRAMING_GRACE_S)
         if not self._log.ended:
             self.abandon()
 
-    async def _wait_for_framing(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FRAMING_GRACE_S):
-                await self._read_on()
-
-    async def _read_on(self) -> None:
-        try:
-            await self.head()
-        except Exception:  # noqa: BLE001 - nobody is left to be told; the flight has been settled
-            return
-        while not self._log.ended and self._log.is_whole and not self.settled.done():
-            await self._log.advance()
-
     async def _lacks_only_its_framing(self) -> bool:
         """The official SDKs close as soon as they have read the last event, before the end of the framing."""
-        if self.question is None or not self._log.frames or not self._log.is_whole:
+        frames = self._log.kept.frames
+        if self.question is None or not frames or not self._log.kept.is_whole:
             return False
-        body = b"".join(self._log.frames)
-        return (await _in_good_time(len(body), partial(judge, body, self.question))).check is not None
+        return (await asyncio.to_thread(judge, b"".join(frames), self.question)).check is not None
 
     def abandon(self, why: str = "client_disconnected") -> None:
         """Cancel the upstream request: nobody wants its answer."""
@@ -233,13 +248,8 @@ class Hearing(NamedTuple):
     async def head(self) -> Head:
         return await self.flight.head()
 
-    def frames(self) -> AsyncGenerator[bytes, None]:
-        return self.flight.frames(self.listener)
-
-
-async def _in_good_time(size_bytes: int, work: Callable[[], _T]) -> _T:
-    """Do what takes as long as there are bytes, in a thread if these are many."""
-    return work() if size_bytes <= _JUDGED_AT_ONCE_BYTES else await asyncio.to_thread(work)
+    async def play(self, outlet: Outlet) -> None:
+        await self.flight.play(self.listener, outlet)
 
 
 def _retrieve(opening: asyncio.Task[Head]) -> None:

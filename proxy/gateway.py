@@ -7,7 +7,6 @@ The rule: every request gets one answer and one line in the log, whatever happen
 """
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -149,7 +148,7 @@ class Gateway:
         return await asyncio.to_thread(self._key_rules.question, *asked)
 
     async def _relay(self, exchange: _Exchange, found: Found) -> bool:
-        """Play the source to the client: the one loop that a miss, a joined stream and a hit share.
+        """Play the source to the client: the one way that a miss, a joined stream and a hit share.
 
         False where it tells of another caller than this one, who has to ask for himself then; nothing was played.
         """
@@ -164,10 +163,8 @@ class Gateway:
                 head = head._replace(headers=headers.for_another_caller(head.headers))
             line.read_head(head)
             shown = headers.for_client(head.headers, own_cors=self._cors.enabled)
-            await client.begin(head._replace(headers=shown), self._added(exchange, found))
-            async with aclosing(response.frames()) as frames:
-                async for frame in frames:
-                    await client.write(frame)
+            client.begin(head._replace(headers=shown), self._added(exchange, found))
+            await response.play(client)
         await client.end()
         return True
 

@@ -1,39 +1,57 @@
 """A response still arriving: an append-only log of frames that ends in one of two ways, complete or broken.
 
-It is pulled, not pushed: a listener that has played all there is reads the next frame itself, unless another one is
-already reading; then it waits for news. So a lone listener reads and writes in one task, the upstream runs at the pace
-of the fastest listener, and when all of them stall nobody reads, and TCP slows the upstream down.
+It is pushed: a frame goes from the upstream's connection to every listener that has heard all before it, at once, and
+no task wakes for it. A listener whose client does not keep up, or that has come late, plays the log by itself until it
+has caught up. When all of them stall nothing is read, and TCP slows the upstream down.
 
-The rule: whoever stops reading, for whatever reason, wakes the rest, so that one of them can go on.
+The rule: whoever is not told of the next frame by the log is on his way to it, or waits for his own client.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
-
-# A listener may fall this far behind a response that is too long to be kept; what it has not taken by then, it loses.
-_LEEWAY_BYTES = 1024 * 1024
+from proxy.kept import KeptFrames
 
 # Whoever catches up with a long stream plays so many frames, about 2 ms of work, and then the others have their turn.
 _IN_A_ROW = 512
-
-# A frame takes about as much memory besides its bytes, so a stream of single bytes is too long by its frames first.
-_FRAME_BYTES = 64
-_FEW_FRAMES = 10_000  # so many are none too many, however little a recording may hold
 
 
 class Body(Protocol):
     """Where the frames come from."""
 
-    async def read(self) -> bytes:
-        """The next frame, or nothing when the body has ended. May be cancelled and called again.
+    def flow(self, sink: "LiveLog", /) -> None:
+        """Tell it every frame and the end from now on; what has come already at once, within this call."""
+        ...
+
+    def pause(self) -> None:
+        """Tell it nothing, and read nothing, until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+
+class Outlet(Protocol):
+    """Where a listener's frames go."""
+
+    def write(self, frame: bytes) -> bool:
+        """Take a frame; False if that was enough for now.
 
         Raises:
-            UpstreamBroken: the body ended before its end.
+            ClientGone: nobody takes anything any more.
+        """
+        ...
+
+    def drain(self) -> Awaitable[None]:
+        """Wait until more is taken.
+
+        Raises:
+            ClientGone: nobody takes anything any more.
         """
         ...
 
@@ -41,12 +59,8 @@ class Body(Protocol):
 class Owner(Protocol):
     """Who decides what becomes of the response."""
 
-    async def conclude(self) -> None:
-        """The last frame has arrived, and nobody has been told yet. May be cancelled and called again.
-
-        Raises:
-            UpstreamBroken: this was not its end after all.
-        """
+    def conclude(self) -> None:
+        """The last frame has arrived, and nobody has been told yet: call `end` when they may be, or `break_off`."""
         ...
 
     def outgrown(self, *, together: bool) -> None:
@@ -64,11 +78,27 @@ class Owner(Protocol):
 class Listener:
     """One who plays the log, and how far it has come."""
 
-    __slots__ = ("position",)
+    __slots__ = ("is_stalled", "news", "outlet", "position")
 
     def __init__(self) -> None:
         self.position = 0
         """Frames played, of all that have arrived."""
+        self.outlet: Outlet | None = None
+        """Where the log writes each frame, while this one has heard all before it."""
+        self.is_stalled = False
+        """Whether its client takes nothing at the moment."""
+        self.news: asyncio.Future[None] | None = None
+        """Waited for meanwhile: done when the log will not write the next frame."""
+
+    def tell(self, gone: ClientGone | None = None) -> None:
+        """Have it go on by itself."""
+        self.outlet = None
+        if self.news is None or self.news.done():
+            return
+        if gone is None:
+            self.news.set_result(None)
+        else:
+            self.news.set_exception(gone)
 
 
 class LiveLog:
@@ -76,25 +106,15 @@ class LiveLog:
 
     def __init__(self, owner: Owner, limit_bytes: int, shared: Allowance, clock: Callable[[], float]) -> None:
         """Keep up to `limit_bytes`, and together no more than is `shared`; `clock` gives seconds."""
-        self.frames: list[bytes] = []
-        self.arrived_s: list[float] = []
-        self.size_bytes = 0
-        self.is_whole = limit_bytes > 0
-        """Whether every frame that has arrived is still here."""
+        self.kept = KeptFrames(limit_bytes, shared)
         self.ended = False
         self.broken: UpstreamBroken | None = None
         self._owner = owner
-        self._limit_bytes = limit_bytes
-        self._limit_frames = _FEW_FRAMES + limit_bytes // _FRAME_BYTES
-        self._shared = shared
         self._clock = clock
         self._body: Body | None = None
-        self._listeners: set[Listener] = set()
-        self._kept_bytes = 0
-        self._gone = 0  # frames that are not here any more, of all that have arrived
-        self._removed = 0  # of these, the ones whose places in the lists have been removed, too
-        self._reading = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._is_paused = False
+        self._listeners: dict[Listener, None] = {}  # in their order, so that the first is served first
+        self._stalled = 0
 
     @property
     def listeners(self) -> int:
@@ -103,133 +123,130 @@ class LiveLog:
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         listener = Listener()
-        self._listeners.add(listener)
+        self._listeners[listener] = None
+        self._steer()
         try:
             yield listener
         finally:
-            self._listeners.discard(listener)
+            self._note_stall(listener, is_stalled=False)
+            del self._listeners[listener]
+            self._steer()
             if self.ended:
                 self._release()
 
-    def attach(self, body: Body) -> None:
-        """The head has come; frames can be read."""
-        self._body = body
-
     def stop_keeping(self) -> None:
         """Let go of every frame that all present listeners have played; nobody can join any more."""
-        self.is_whole = False
+        self.kept.is_whole = False
         self._trim()
 
-    async def play(self, listener: Listener) -> AsyncGenerator[bytes, None]:
-        """Every frame from the first one on, as soon as it is there.
+    # The upstream's side
 
-        Raises:
-            UpstreamBroken: the response broke off; all frames that came have been played.
-            ClientGone: this listener fell too far behind a response that is not kept.
-        """
-        while True:
-            while (place := listener.position - self._removed) < len(self.frames):
-                if listener.position < self._gone:
-                    raise ClientGone("fell too far behind the stream")
-                frame = self.frames[place]
+    def attach(self, body: Body) -> None:
+        """The head has come; frames follow."""
+        self._body = body
+        body.flow(self)
+
+    def append(self, frame: bytes) -> None:
+        """The next frame has come."""
+        if not self.kept.append(frame, self._clock()):
+            self._owner.outgrown(together=not self.kept.is_too_long)
+        for listener in self._listeners:
+            if listener.outlet is not None:
                 listener.position += 1
-                if not self.is_whole and self.listeners == 1:  # with more, what is read next trims it for all of them
-                    self._trim()
-                yield frame
-                if listener.position % _IN_A_ROW == 0:
-                    await asyncio.sleep(0)
-            if self.broken:
-                raise self.broken
-            if self.ended:
-                return
-            await self.advance()
+                self._push(listener, listener.outlet, frame)
+        if not self.kept.is_whole:
+            self._trim()
 
-    async def advance(self) -> None:
-        """Read the next frame, or wait until somebody who is reading has news."""
-        if self._reading:
-            await self._news()
-        else:
-            await self._pull()
+    def finish(self) -> None:
+        """The last frame has come."""
+        self._owner.conclude()
+
+    def end(self) -> None:
+        """It is complete, and all may be told."""
+        if not self.ended:
+            self.ended = True
+            self._tell_all()
 
     def break_off(self, reason: UpstreamBroken) -> None:
         """End it here, as broken."""
         if not self.ended:
             self.ended, self.broken = True, reason
             self._owner.broken_off()
-            self._release()
-            self._wake()
+            self._tell_all()
 
-    async def _pull(self) -> None:
-        assert self._body is not None, "play() before attach()"  # noqa: S101 - a fault of ours, never of a peer
-        self._reading = True
+    # The listeners' side
+
+    async def play(self, listener: Listener, outlet: Outlet) -> None:
+        """Write every frame from the first one on, as soon as it is there.
+
+        Raises:
+            UpstreamBroken: the response broke off; all frames that came have been played.
+            ClientGone: this listener has left, or fell too far behind a response that is not kept.
+        """
+        while True:
+            await self._catch_up(listener, outlet)
+            if self.broken:
+                raise self.broken
+            if self.ended:
+                return
+            listener.outlet = outlet
+            listener.news = asyncio.get_running_loop().create_future()
+            try:
+                await listener.news
+            finally:
+                listener.outlet = None
+
+    async def _catch_up(self, listener: Listener, outlet: Outlet) -> None:
+        if listener.is_stalled:
+            await self._drained(listener, outlet)
+        while listener.position < self.kept.arrived:
+            if (frame := self.kept.at(listener.position)) is None:
+                raise ClientGone("fell too far behind the stream")
+            listener.position += 1
+            if not self.kept.is_whole and self.listeners == 1:  # with more, the next frame trims it for all
+                self._trim()
+            if not outlet.write(frame):
+                await self._drained(listener, outlet)
+            elif listener.position % _IN_A_ROW == 0:
+                await asyncio.sleep(0)
+
+    async def _drained(self, listener: Listener, outlet: Outlet) -> None:
+        self._note_stall(listener, is_stalled=True)
         try:
-            if frame := await self._body.read():
-                self._append(frame)
-            else:
-                await self._owner.conclude()
-                self.ended = True
-                self._release()
-        except UpstreamBroken as broken:
-            self.break_off(broken)
-        except Exception:
-            # A fault of ours. Left as it is, the log would be pulled again by each listener, and joined for ever.
-            self.break_off(UpstreamBroken("the proxy failed"))
-            raise
+            await outlet.drain()
         finally:
-            self._reading = False
-            self._wake()
+            self._note_stall(listener, is_stalled=False)
 
-    def _append(self, frame: bytes) -> None:
-        self.size_bytes += len(frame)
-        self._kept_bytes += len(frame)
-        self._shared.take(len(frame))
-        self.frames.append(frame)
-        self.arrived_s.append(self._clock())
-        if self.is_whole and (self._is_too_long or self._shared.is_exceeded):
-            self.is_whole = False
-            self._owner.outgrown(together=not self._is_too_long)
-        if not self.is_whole and self.listeners != 1:  # one alone trims it by what it plays
-            self._trim()
+    def _push(self, listener: Listener, outlet: Outlet, frame: bytes) -> None:
+        try:
+            if not outlet.write(frame):
+                self._note_stall(listener, is_stalled=True)
+                listener.tell()
+        except ClientGone as gone:
+            listener.tell(gone)
 
-    @property
-    def _is_too_long(self) -> bool:
-        return self.size_bytes > self._limit_bytes or len(self.frames) > self._limit_frames
+    def _note_stall(self, listener: Listener, *, is_stalled: bool) -> None:
+        if listener.is_stalled != is_stalled:
+            listener.is_stalled = is_stalled
+            self._stalled += 1 if is_stalled else -1
+            self._steer()
+
+    def _steer(self) -> None:
+        """Read from the upstream as long as anyone takes what comes, or everyone has left."""
+        all_stall = 0 < len(self._listeners) == self._stalled
+        if self._body is not None and not self.ended and all_stall != self._is_paused:
+            self._is_paused = all_stall
+            (self._body.pause if all_stall else self._body.resume)()
+
+    def _tell_all(self) -> None:
+        for listener in self._listeners:
+            listener.tell()
+        self._release()
 
     def _trim(self) -> None:
-        """Drop what every listener has played, and what the slowest may no longer expect to be kept for it."""
-        arrived = self._removed + len(self.frames)
-        taking = (listener.position for listener in self._listeners if listener.position >= self._gone)
-        played = min(taking, default=arrived)
-        while self._gone < played or (self._gone < arrived - 1 and self._holds_too_much(arrived - self._gone)):
-            self._drop(self._gone - self._removed)
-        # Their places go when they are half of all: to move the rest up for each frame would take ever longer.
-        if (surplus := self._gone - self._removed) * 2 > len(self.frames):
-            del self.frames[:surplus], self.arrived_s[:surplus]
-            self._removed = self._gone
-
-    def _holds_too_much(self, frames: int) -> bool:
-        return self._kept_bytes > self._limit_bytes + _LEEWAY_BYTES or frames > self._limit_frames
-
-    def _drop(self, place: int) -> None:
-        size_bytes = len(self.frames[place])
-        self.frames[place] = b""
-        self._kept_bytes -= size_bytes
-        self._shared.give_back(size_bytes)
-        self._gone += 1
+        self.kept.drop_played([listener.position for listener in self._listeners])
 
     def _release(self) -> None:
         """It has ended: when nobody listens any more, what it held counts no longer."""
         if not self._listeners:
-            self._shared.give_back(self._kept_bytes)
-            self._kept_bytes = 0
-
-    async def _news(self) -> None:
-        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(news)
-        await news
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for news in waiting:
-            if not news.done():
-                news.set_result(None)
+            self.kept.release()

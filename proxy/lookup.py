@@ -4,7 +4,6 @@ The rule: between the last look at what is there and the launch of a new flight 
 """
 
 import time
-from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -14,6 +13,7 @@ from proxy.config import Settings
 from proxy.errors import ReplayMiss
 from proxy.flights import Flights
 from proxy.key import credential_scope
+from proxy.live import Outlet
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question
@@ -29,8 +29,8 @@ class Response(Protocol):
         """The head, as soon as it is there."""
         ...
 
-    def frames(self) -> AsyncGenerator[bytes, None]:
-        """Every frame from the first one on, as soon as it is there."""
+    async def play(self, outlet: Outlet) -> None:
+        """Write every frame from the first one on, as soon as it is there."""
         ...
 
 

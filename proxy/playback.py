@@ -5,11 +5,12 @@ The rule: the frames are the recorded bytes; only their timing is a matter of ch
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiohttp.helpers import rfc822_formatted_time
 
+from proxy.live import Outlet
 from proxy.pace import Pace
 from proxy.recording import Head, Recording
 
@@ -41,18 +42,23 @@ class Playback:
     def _content_length(self) -> tuple[bytes, bytes]:
         return b"Content-Length", b"%d" % len(self._recording.body)
 
-    async def frames(self) -> AsyncGenerator[bytes, None]:
+    async def play(self, outlet: Outlet) -> None:
         if self._pace.kind == "instant":
             body = self._recording.body
             for start in range(0, len(body), _PIECE_BYTES):
-                yield body[start : start + _PIECE_BYTES]
+                await _write(outlet, body[start : start + _PIECE_BYTES])
             return
         for number, (arrived_us, frame) in enumerate(self._recording.timeline.frames(self._recording.body)):
             await self._wait_until(self._pace.due_s(number, arrived_us))
-            yield frame
+            await _write(outlet, frame)
 
     async def _wait_until(self, due_s: float) -> None:
         """Wait for a moment counted from the start, so that late wake-ups do not add up."""
         delay_s = self._started_s + due_s - time.monotonic()
         if delay_s > 0:
             await asyncio.sleep(delay_s)
+
+
+async def _write(outlet: Outlet, frame: bytes) -> None:
+    if not outlet.write(frame):
+        await outlet.drain()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import aiohttp
 from aiohttp import hdrs
@@ -24,6 +24,15 @@ from proxy.streams import next_piece
 from proxy.wire import Body, RequestBytes, UpstreamConnection
 
 Framing = Literal["none", "length", "chunked", "close"]
+
+
+class Sink(Protocol):
+    """Who is told of a body: its frames, and then its end, or that there will be none."""
+
+    def append(self, frame: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def break_off(self, reason: UpstreamBroken) -> None: ...
+
 
 _FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
 _LENGTH_DIGITS = 20  # as many as 2**64 has; with leading zeros the parser takes any number of them, and int() does not
@@ -67,8 +76,40 @@ class Answer:
         self._response = response
         self._content = response.content
         self._protocol = response._protocol  # noqa: SLF001 - kept for the fault that closed the connection
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._pump: asyncio.Task[None] | None = None
 
-    async def read(self) -> bytes:
+    def flow(self, sink: Sink) -> None:
+        """Tell it every frame, and then the end or that there will be none."""
+        self._pump = asyncio.create_task(self._feed(sink))
+
+    def pause(self) -> None:
+        """Tell and read nothing for now; TCP slows the upstream down."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def close(self) -> None:
+        """Leave: a body that has not ended takes its connection with it."""
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+        self._response.close()
+
+    async def _feed(self, sink: Sink) -> None:
+        try:
+            while frame := await self._read():
+                sink.append(frame)
+                await self._flowing.wait()
+            sink.finish()
+        except UpstreamBroken as broken:
+            sink.break_off(broken)
+        except Exception:  # a fault of ours
+            sink.break_off(UpstreamBroken("the proxy failed"))
+            raise
+
+    async def _read(self) -> bytes:
         """What has arrived since the last call, waiting for the first byte of it; nothing when the body has ended.
 
         Raises:
@@ -81,10 +122,6 @@ class Answer:
         if not frame:
             self._refuse_false_end()
         return frame
-
-    def close(self) -> None:
-        """Leave: a body that has not ended takes its connection with it."""
-        self._response.close()
 
     def _refuse_false_end(self) -> None:
         # aiohttp ends a close-delimited body cleanly whatever closed the connection; the protocol knows better.

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from typing import Literal, NamedTuple
 from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import live
+from proxy import kept
 from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
 from proxy.live import LiveLog
@@ -29,50 +29,70 @@ class Step(NamedTuple):
 
 
 class Wire:
-    """The upstream's end: frames that have come in and wait to be read."""
+    """The upstream's end: frames that have come in, and are told to the log unless that has paused it."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.read_so_far = 0
+        self.told = 0
         self.end: Literal["whole", "broken"] | None = None
-        self._changed = asyncio.Event()
+        self._is_paused = False
+        self._has_ended = False
+        self._log: LiveLog | None = None
+
+    def flow(self, log: LiveLog) -> None:
+        self._log = log
+        self._tell()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+        # As a transport does: later, and only if it has not been paused again.
+        asyncio.get_running_loop().call_soon(self._tell)
 
     def send(self, frame: bytes) -> None:
         self.sent.append(frame)
-        self._changed.set()
+        self._tell()
 
     def finish(self, how: Literal["whole", "broken"]) -> None:
         self.end = how
-        self._changed.set()
+        self._tell()
 
-    async def read(self) -> bytes:
-        while self.read_so_far == len(self.sent) and self.end is None:
-            self._changed.clear()
-            await self._changed.wait()
-        if self.read_so_far < len(self.sent):
-            self.read_so_far += 1
-            return self.sent[self.read_so_far - 1]
+    def _tell(self) -> None:
+        assert self._log is not None
+        while not self._is_paused and self.told < len(self.sent):
+            self.told += 1
+            self._log.append(self.sent[self.told - 1])
+        if self._is_paused or self.end is None or self._has_ended:
+            return
+        self._has_ended = True
         if self.end == "broken":
-            raise UpstreamBroken("cut")
-        return b""
+            self._log.break_off(UpstreamBroken("cut"))
+        else:
+            self._log.finish()
 
 
 class Owner:
-    """Takes two turns to conclude, in which whoever reads may leave."""
+    """Takes two turns to conclude, in which anyone may leave."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.log: LiveLog | None = None
 
-    async def conclude(self) -> None:
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        self.heard.append("concluded")
+    def conclude(self) -> None:
+        asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, self._end)
 
     def outgrown(self, *, together: bool) -> None:
         self.heard.append("outgrown")
 
     def broken_off(self) -> None:
         self.heard.append("broken off")
+
+    def _end(self) -> None:
+        assert self.log is not None
+        self.heard.append("concluded")
+        self.log.end()
 
 
 class Hearer:
@@ -88,18 +108,22 @@ class Hearer:
         self.task = asyncio.create_task(self._listen(log))
         self.task.add_done_callback(lambda _: taking_part.close())
 
+    def write(self, frame: bytes) -> bool:
+        self.heard.append(frame)
+        return self.going.is_set()
+
+    async def drain(self) -> None:
+        await self.going.wait()
+
     async def _listen(self, log: LiveLog) -> None:
-        async with aclosing(log.play(self.listener)) as frames:
-            try:
-                async for frame in frames:
-                    self.heard.append(frame)
-                    await self.going.wait()
-            except UpstreamBroken:
-                self.outcome = "broken"
-            except ClientGone:
-                self.outcome = "too slow"
-            else:
-                self.outcome = "whole"
+        try:
+            await log.play(self.listener, self)
+        except UpstreamBroken:
+            self.outcome = "broken"
+        except ClientGone:
+            self.outcome = "too slow"
+        else:
+            self.outcome = "whole"
 
 
 _STEPS = st.builds(
@@ -111,18 +135,19 @@ _STEPS = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps=st.lists(_STEPS, max_size=40), end=st.sampled_from(["whole", "broken"]), kept=st.booleans())
+@given(steps=st.lists(_STEPS, max_size=40), end=st.sampled_from(["whole", "broken"]), keeps=st.booleans())
 def test_whoever_stays_hears_exactly_what_came(
-    steps: Sequence[Step], end: Literal["whole", "broken"], *, kept: bool
+    steps: Sequence[Step], end: Literal["whole", "broken"], *, keeps: bool
 ) -> None:
     """However they join, leave and stall: every byte once and in order, and the end that there was."""
-    with patch.object(live, "_LEEWAY_BYTES", LEEWAY):
-        asyncio.run(play_out(steps, end, limit_bytes=10**6 if kept else LIMIT))
+    with patch.object(kept, "_LEEWAY_BYTES", LEEWAY):
+        asyncio.run(play_out(steps, end, limit_bytes=10**6 if keeps else LIMIT))
 
 
 async def play_out(steps: Sequence[Step], end: Literal["whole", "broken"], limit_bytes: int) -> None:
     wire, owner, shared = Wire(), Owner(), Allowance(10**9)
     log = LiveLog(owner, limit_bytes, shared, clock=lambda: 0.0)
+    owner.log = log
     log.attach(wire)
     everyone = [Hearer(log)]
     for step in steps:
@@ -146,7 +171,7 @@ def take(step: Step, wire: Wire, log: LiveLog, everyone: list[Hearer]) -> None:
     match step.what:
         case "send":
             wire.send(bytes([len(wire.sent) % 256]) * (1 + step.number % LARGEST))
-        case "join" if log.is_whole:  # the table of flights lets nobody join any other
+        case "join" if log.kept.is_whole and not log.ended:  # the table of flights lets nobody join any other
             everyone.append(Hearer(log))
         case "leave":
             hearer.task.cancel()
@@ -157,17 +182,18 @@ def take(step: Step, wire: Wire, log: LiveLog, everyone: list[Hearer]) -> None:
 
 
 def look(wire: Wire, log: LiveLog, everyone: list[Hearer], limit_bytes: int) -> None:
-    """At any moment: what each has heard is what came, nobody reads ahead of all, and no more is held than may be."""
+    """At any moment: each has heard what came, nothing is read while all stall, and no more is held than may be."""
     for hearer in everyone:
         assert hearer.heard == wire.sent[: len(hearer.heard)]
-    assert wire.read_so_far <= max(hearer.listener.position for hearer in everyone) + 1
-    if not log.is_whole:
-        assert sum(map(len, log.frames)) <= limit_bytes + LEEWAY
+    stalled = [listener.is_stalled for listener in log._listeners]
+    assert wire._is_paused == (bool(stalled) and all(stalled)) or wire._has_ended
+    if not log.kept.is_whole:
+        assert sum(map(len, log.kept.frames)) <= limit_bytes + LEEWAY
 
 
 def judge(wire: Wire, log: LiveLog, owner: Owner, everyone: list[Hearer], limit_bytes: int) -> None:
     """In the end."""
-    came = sum(map(len, wire.sent[: wire.read_so_far]))
+    came = sum(map(len, wire.sent[: wire.told]))
     assert all(hearer.task.done() for hearer in everyone), "somebody waits for ever"
     stayed = [hearer for hearer in everyone if not hearer.task.cancelled()]
     for hearer in stayed:
@@ -184,34 +210,18 @@ def judge(wire: Wire, log: LiveLog, owner: Owner, everyone: list[Hearer], limit_
         assert owner.heard.count("concluded") == 1
 
 
-class Still:
-    """An upstream of which nothing more comes."""
-
-    async def read(self) -> bytes:
-        await asyncio.Event().wait()
-        raise AssertionError("never")
-
-
 async def test_one_that_catches_up_lets_the_others_have_their_turn() -> None:
     """A long stream is played to it in pieces, not in one go in which nothing else happens."""
     log = LiveLog(Owner(), 2**20, Allowance(2**20), lambda: 0.0)
-    log.attach(Still())
     for _ in range(10_000):
-        log._append(b"x")
-    turns, played = 0, 0
-
-    async def play() -> None:
-        nonlocal played
-        with log.listening() as listener:
-            async for _ in log.play(listener):
-                played += 1
-
-    playing = asyncio.create_task(play())
-    while played < 10_000:
+        log.append(b"x")
+    hearer = Hearer(log)
+    turns = 0
+    while len(hearer.heard) < 10_000:
         await asyncio.sleep(0)
         turns += 1
-    playing.cancel()
-    await asyncio.wait((playing,))
+    hearer.task.cancel()
+    await asyncio.wait((hearer.task,))
 
     assert turns > 15
 
@@ -220,8 +230,8 @@ async def test_what_is_held_for_a_slow_one_is_bounded_in_frames_too() -> None:
     """A frame takes memory besides its bytes, and there may be millions within a leeway of bytes."""
     log = LiveLog(Owner(), 64, Allowance(2**30), lambda: 0.0)
     with log.listening(), log.listening() as fast:
-        for _ in range(3 * live._FEW_FRAMES):
-            log._append(b"x")
+        for _ in range(3 * kept._FEW_FRAMES):
+            log.append(b"x")
             fast.position += 1
 
-        assert len(log.frames) - (log._gone - log._removed) <= live._FEW_FRAMES + 2
+        assert log.kept.arrived - log.kept._gone <= kept._FEW_FRAMES + 2

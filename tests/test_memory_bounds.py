@@ -70,7 +70,7 @@ async def test_a_stream_of_too_many_frames_is_too_large(
     start_proxy: StartProxy, upstream: ScriptedUpstream, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frame takes memory besides its bytes; whoever listens gets them all."""
-    monkeypatch.setattr("proxy.live._FEW_FRAMES", 8)
+    monkeypatch.setattr("proxy.kept._FEW_FRAMES", 8)
     proxy = await start_proxy(cache__max_recording_size=64)
     comments = [b":\n\n"] * 10
 

@@ -2,7 +2,7 @@
 
 import orjson
 
-from proxy import live
+from proxy import kept
 from proxy.live import LiveLog
 from tests.by_hand import UpstreamByHand, connect_with_little_room, quiet, read_on, stop_reading
 from tests.conftest import Log, StartProxy
@@ -30,7 +30,7 @@ from tests.harness import (
 
 KIB = 1024
 LIMIT = 64 * KIB
-BOUND = LIMIT + live._LEEWAY_BYTES
+BOUND = LIMIT + kept._LEEWAY_BYTES
 """What one answer may take in memory, however slow they are who listen to it."""
 PARTS = [event(str(number) + "x" * 16 * KIB) for number in range(192)]
 """About three times as much."""
@@ -54,7 +54,7 @@ def the_log(proxy: Proxy) -> LiveLog:
 
 
 def held_bytes(log: LiveLog) -> int:
-    return sum(map(len, log.frames))
+    return sum(map(len, log.kept.frames))
 
 
 async def test_one_that_takes_nothing_holds_up_nobody(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
@@ -95,7 +95,7 @@ async def test_one_that_falls_too_far_behind_is_cut_off(
     assert LIMIT < most <= BOUND
     had = await (await slow.response()).body_broken_off()
     assert whole.startswith(had)
-    assert len(had) < len(whole) - live._LEEWAY_BYTES
+    assert len(had) < len(whole) - kept._LEEWAY_BYTES
     lines = {line["outcome"]: line for line in [await log.line(0), await log.line(1)]}
     assert sorted(lines) == ["client_disconnected", "complete"]
     assert {line["not_stored_because"] for line in lines.values()} == {"too_large"}
@@ -168,7 +168,7 @@ async def test_when_all_stall_the_upstream_is_held_back(start_proxy: StartProxy,
     unsent = await quiet(link.writer.transport.get_write_buffer_size)
 
     assert unsent > len(body) // 4
-    assert frames.size_bytes < len(body) // 4
+    assert frames.kept.size_bytes < len(body) // 4
     read_on(stalled[1])
     assert await (await stalled[1].response()).body() == body
     for client in (stalled[0], stalled[2]):
