@@ -8,12 +8,13 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from typing import Literal
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.streams import StreamReader
 
+from proxy import framing
 from proxy.allowance import Allowance
 from proxy.connection import CLOSES, GOES_ON
 from proxy.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, RequestTimeout
@@ -25,7 +26,6 @@ _JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
 _DONE = b"data: [DONE]", b"data:[DONE]"
-_NO_BODY = frozenset((204, 304))  # RFC 9112 section 6.3
 
 
 class Client:
@@ -47,7 +47,7 @@ class Client:
         self._bytes = 0
         self._frames = 0
         self._last_frame = b""
-        self._framing: Literal["none", "length", "chunked", "close"] = "none"
+        self._framing: framing.Framing = "none"
         self._length: int | None = None
         self._keep_alive = False
         self._ended = False
@@ -113,14 +113,19 @@ class Client:
         self._invite_body()
         while not content.at_eof():
             try:
-                async with asyncio.timeout(None if content.is_eof() else self._read_timeout_s):
-                    piece = await next_piece(content)
+                piece = await self._next_piece(content)
             except TimeoutError as error:
                 raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
             except web.RequestPayloadError as error:
                 raise BadRequest("The request's body is not framed as its headers say.") from error
             if piece:
                 yield piece
+
+    async def _next_piece(self, content: StreamReader) -> bytes:
+        if content.is_eof():  # all of it is here, as nearly always
+            return await next_piece(content)
+        async with asyncio.timeout(self._read_timeout_s):
+            return await next_piece(content)
 
     def _invite_body(self) -> None:
         """A client that asked whether to send its body is told to go on (RFC 9110 section 10.1.1)."""
@@ -133,24 +138,18 @@ class Client:
     def begin(self, head: Head, added: Headers = ()) -> None:
         """Write the head of the answer, with fields of our own behind the upstream's."""
         self._choose_framing(head)
-        lines = [f"HTTP/1.1 {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
-        lines += [b"%b: %b" % field for field in (*head.headers, *added)]
-        if self._framing == "chunked":
-            lines.append(b"Transfer-Encoding: chunked")
-        if not self._keep_alive:
-            lines.append(b"Connection: close")
-        elif self._request.version == HttpVersion10:
-            lines.append(b"Connection: keep-alive")
-        lines.append(b"\r\n")
+        connection = b"close" if not self._keep_alive else None
+        if self._keep_alive and self._request.version == HttpVersion10:
+            connection = b"keep-alive"
         self._status = head.status
-        self._write(b"\r\n".join(lines))
+        self._write(framing.head_bytes(head, added, self._framing, connection))
 
     def write(self, frame: bytes) -> bool:
         """Pass a frame on; False where the client does not keep up, and `drain` should be waited for."""
         if self._first_byte_s is None:
             self._first_byte_s = time.monotonic()
         if self._framing == "chunked":
-            self._write(b"%x\r\n%b\r\n" % (len(frame), frame))
+            self._write(framing.chunk(frame))
         elif self._framing != "none":
             self._write(frame)
         self._bytes += len(frame)
@@ -161,7 +160,7 @@ class Client:
     async def end(self) -> None:
         """The clean end."""
         if self._framing == "chunked":
-            self._write(b"0\r\n\r\n")
+            self._write(framing.LAST_CHUNK)
         self._ended = True
         if self._unsent_bytes():
             await asyncio.sleep(0)  # uvloop sends at the end of a turn
@@ -188,7 +187,7 @@ class Client:
     async def answer(self, head: Head, body: bytes, added: Headers) -> None:
         """A whole answer of our own."""
         own: Headers = ((b"Date", rfc822_formatted_time().encode()),)
-        if head.status not in _NO_BODY:  # RFC 9110 section 8.6
+        if not framing.has_no_body("", head.status):  # RFC 9110 section 8.6
             own = ((b"Content-Length", b"%d" % len(body)), *own)
         self.begin(head._replace(headers=head.headers + own), added)
         if body and not self.write(body):
@@ -197,7 +196,7 @@ class Client:
 
     def _choose_framing(self, head: Head) -> None:
         self._keep_alive = self._request.keep_alive and self._next_request_is_clear()
-        if self._request.method == "HEAD" or head.status in _NO_BODY:
+        if framing.has_no_body(self._request.method, head.status):
             self._framing = "none"
         elif (length := head.get(b"content-length")) is not None:
             self._framing, self._length = "length", int(length)
@@ -210,8 +209,8 @@ class Client:
         """Whether it is certain where the next request on this connection begins, and what belongs to it."""
         # aiohttp's parser takes the last trailer of a chunked body for a header of the next request, and loses what
         # came together with an offer of another protocol than WebSocket.
-        odd = {hdrs.TRANSFER_ENCODING, hdrs.UPGRADE} & self._request.headers.keys()
-        return self._request.content.is_eof() and not odd
+        fields = self._request.headers
+        return self._request.content.is_eof() and hdrs.TRANSFER_ENCODING not in fields and hdrs.UPGRADE not in fields
 
     def _write(self, data: bytes) -> None:
         transport = self._request.transport
