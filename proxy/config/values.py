@@ -58,6 +58,14 @@ def _some_seconds(value: float) -> float:
     return value
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if value is True or value is False:
+        return value
+    raise ValueError("expected true or false")
+
+
 def _bytes(value: object) -> int:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         value = int(match[1]) * _UNIT_BYTES[(match[2] or "B").lower()]
@@ -162,6 +170,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 """A duration: `250ms`, `30s`, `5m`, `2h`, `7d`, or a plain number of seconds; 0 to a hundred years."""
 SomeSeconds = Annotated[Seconds, AfterValidator(_some_seconds)]
 """A duration of more than 0."""
+Switch = Annotated[bool, BeforeValidator(_switch)]
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 """A size: `512KiB` (1024), `10MB` (1000), or a plain number of bytes."""
 SomeBytes = Annotated[Bytes, AfterValidator(_some_bytes)]
