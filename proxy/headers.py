@@ -3,9 +3,6 @@
 The rule: what is end-to-end travels unchanged, in its order and spelling; what is hop-by-hop never does.
 """
 
-import re
-from collections.abc import Callable, Iterable
-
 from proxy.recording import Headers
 
 CONTROL_PREFIX = b"x-reprise-"
@@ -45,6 +42,8 @@ _KEPT_FROM_UPSTREAM = frozenset((b"host", b"expect", b"cache-control"))
 
 # Ours on the way back. An upstream's own (it may be a Reprise too) would contradict them.
 _MADE_FOR_CLIENT = frozenset((b"x-cache-status", b"x-reprise-id"))
+_NOT_FOR_CLIENT = _HOP_BY_HOP | _MADE_FOR_CLIENT
+_NOTHING: frozenset[bytes] = frozenset()
 
 _CORS_PREFIX = b"access-control-"
 
@@ -56,16 +55,15 @@ _CALLERS_OWN = frozenset((b"set-cookie", b"openai-organization", b"openai-projec
 _LIMITS_PREFIX = b"x-ratelimit-"
 
 # RFC 9110 section 5.5: a value has no CR, LF or NUL; whoever lets one through lets headers be injected.
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
-# Of what is no token (RFC 9110 section 5.1) the parser lets only this one through, where the reader after us may not
+_FORBIDDEN_IN_VALUE = b"\r\n\0"
+# Of what is no token (RFC 9110 section 5.1) the parser lets only white space through, where the reader after us may not
 # see the same field in it: `Content-Length : 5`.
-_FORBIDDEN_IN_NAME = re.compile(rb"[^!-9;-~]")
+_ALLOWED_IN_NAME = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
 
 
 def end_to_end(headers: Headers) -> Headers:
     """All but the hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1)."""
-    dropped = _HOP_BY_HOP | (_nominated(headers) - _NOT_NOMINATABLE)
-    return tuple(field for field in headers if field[0].lower() not in dropped)
+    return _travelling(headers, _HOP_BY_HOP)
 
 
 def for_upstream(headers: Headers, *, cached_route: bool, authorization: bytes | None) -> Headers:
@@ -75,12 +73,12 @@ def for_upstream(headers: Headers, *, cached_route: bool, authorization: bytes |
     its length is made anew, and identity coding is asked for.
     `authorization`, where given, takes the place of the caller's.
     """
-    dropped = _KEPT_FROM_UPSTREAM
+    dropped = _HOP_BY_HOP | _KEPT_FROM_UPSTREAM
     if cached_route:
         dropped |= {b"accept-encoding", b"content-length"}
     if authorization is not None:
         dropped |= {b"authorization"}
-    kept = _without(end_to_end(headers), lambda name: name in dropped or name.startswith(CONTROL_PREFIX))
+    kept = _travelling(headers, dropped, CONTROL_PREFIX)
     if cached_route:
         kept += ((b"Accept-Encoding", b"identity"),)
     if authorization is not None:
@@ -90,26 +88,28 @@ def for_upstream(headers: Headers, *, cached_route: bool, authorization: bytes |
 
 def for_client(headers: Headers, *, own_cors: bool) -> Headers:
     """The fields of a live answer as the client gets them; with `own_cors` without the upstream's CORS fields."""
-
-    def dropped(name: bytes) -> bool:
-        return name in _MADE_FOR_CLIENT or (own_cors and name.startswith(_CORS_PREFIX))
-
-    return _without(end_to_end(headers), dropped)
+    return _travelling(headers, _NOT_FOR_CLIENT, _CORS_PREFIX if own_cors else None)
 
 
 def for_another_caller(headers: Headers) -> Headers:
     """The fields of a live answer as one gets them who joined it with another credential than it was asked for."""
-    return _without(headers, lambda name: name in _CALLERS_OWN or name.startswith(_LIMITS_PREFIX))
+    named = zip(headers, _lowered_names(headers), strict=True)
+    return tuple([field for field, name in named if name not in _CALLERS_OWN and not name.startswith(_LIMITS_PREFIX)])
 
 
 def for_recording(headers: Headers) -> Headers:
     """The fields that a recording may keep, and a replay may carry."""
-    return tuple(field for field in end_to_end(headers) if field[0].lower() in _RECORDED)
+    names = _lowered_names(headers)
+    nominated = _nominated(headers, names)
+    kept = _RECORDED - nominated if nominated else _RECORDED
+    return tuple([field for field, name in zip(headers, names, strict=True) if name in kept])
 
 
 def is_sendable(headers: Headers) -> bool:
     """Whether no value can be taken for the end of its line, and no name for another one."""
-    return not any(_FORBIDDEN_IN_NAME.search(name) or _FORBIDDEN_IN_VALUE.search(value) for name, value in headers)
+    names = b"".join([name for name, _ in headers])
+    values = b"".join([value for _, value in headers])
+    return not names.translate(None, _ALLOWED_IN_NAME) and values.translate(None, _FORBIDDEN_IN_VALUE) == values
 
 
 def media_type(content_type: bytes | None) -> bytes:
@@ -127,12 +127,26 @@ def values(headers: Headers, name: bytes) -> list[str]:
     return [value.decode("latin-1") for known, value in headers if known.lower() == name]
 
 
-def _nominated(headers: Headers) -> frozenset[bytes]:
-    named: Iterable[bytes] = (
-        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
-    )
-    return frozenset(named)
+def _travelling(headers: Headers, dropped: frozenset[bytes], prefix: bytes | None = None) -> Headers:
+    """All but the fields of these names, those that `Connection` names, and those whose names begin so."""
+    names = _lowered_names(headers)
+    if nominated := _nominated(headers, names):
+        dropped |= nominated
+    named = zip(headers, names, strict=True)
+    if prefix is None:
+        return tuple([field for field, name in named if name not in dropped])
+    return tuple([field for field, name in named if name not in dropped and not name.startswith(prefix)])
 
 
-def _without(headers: Headers, dropped: Callable[[bytes], bool]) -> Headers:
-    return tuple(field for field in headers if not dropped(field[0].lower()))
+def _nominated(headers: Headers, names: list[bytes]) -> frozenset[bytes]:
+    """What `Connection` takes away besides the hop-by-hop fields; `names` are all names in lower case."""
+    if b"connection" not in names:
+        return _NOTHING
+    if names.count(b"connection") == 1 and headers[names.index(b"connection")][1] == b"keep-alive":  # as nearly all say
+        return _NOTHING
+    listed = [value for (_, value), name in zip(headers, names, strict=True) if name == b"connection"]
+    return frozenset([token.strip().lower() for value in listed for token in value.split(b",")]) - _NOT_NOMINATABLE
+
+
+def _lowered_names(headers: Headers) -> list[bytes]:
+    return [name.lower() for name, _ in headers]

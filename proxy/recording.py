@@ -24,7 +24,10 @@ class Head(NamedTuple):
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a field; `name` in lower case."""
-        return next((value for known, value in self.headers if known.lower() == name), None)
+        for known, value in self.headers:
+            if known.lower() == name:
+                return value
+        return None
 
 
 class Usage(NamedTuple):

@@ -1,5 +1,7 @@
 """Which header fields travel, and which a recording keeps."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +63,7 @@ def names(fields: Headers) -> list[bytes]:
 FIELDS = st.lists(
     st.tuples(
         st.sampled_from([b"X-A", b"x-a", b"X-B", b"Content-Type", b"Connection", b"TE"]),
-        st.sampled_from([b"x-a", b" X-B ,te", b"content-type,x-A", b"close"]) | st.binary(max_size=4),
+        st.sampled_from([b"x-a", b" X-B ,te", b"content-type,x-A", b"close", b"keep-alive"]) | st.binary(max_size=4),
     )
 ).map(tuple)
 
@@ -89,6 +91,13 @@ def test_what_connection_names_goes_no_further() -> None:
     assert headers.end_to_end(fields) == ((b"X-Three", b"3"),)
 
 
+def test_what_a_second_connection_field_names_goes_no_further_either() -> None:
+    """Also where the first one says what nearly all of them say."""
+    fields = ((b"Connection", b"keep-alive"), (b"X-One", b"1"), (b"Connection", b"x-one"), (b"X-Two", b"2"))
+
+    assert headers.end_to_end(fields) == ((b"X-Two", b"2"),)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -113,6 +122,18 @@ def test_what_is_end_to_end_keeps_its_order_and_spelling(fields: Headers) -> Non
     dropped = (nominated - {b"content-type"}) | {b"connection", b"te"}
     assert kept == tuple(field for field in fields if field[0].lower() not in dropped)
     assert headers.end_to_end(kept) == kept
+
+
+@given(FIELDS)
+def test_what_is_not_end_to_end_is_neither_shown_nor_recorded(fields: Headers) -> None:
+    """Whatever else is left out of an answer on its way to a client, or into a recording."""
+    fields = (*fields, *ANSWER)
+    kept = headers.end_to_end(fields)
+
+    ours = (b"x-cache-status", b"x-reprise-id")
+    described = (b"content-type", b"x-request-id", b"openai-version", b"openai-processing-ms", b"openai-model")
+    assert headers.for_client(fields, own_cors=False) == tuple(field for field in kept if field[0].lower() not in ours)
+    assert headers.for_recording(fields) == tuple(field for field in kept if field[0].lower() in described)
 
 
 def test_a_passed_through_request_travels_as_it_is() -> None:
@@ -198,6 +219,14 @@ def test_a_value_that_ends_its_line_is_not_sendable(value: bytes) -> None:
 def test_a_name_that_is_none_is_not_sendable(name: bytes) -> None:
     """The next reader could see another field in it."""
     assert not headers.is_sendable(((b"X-A", b"1"), (name, b"1")))
+
+
+@given(st.binary(max_size=6), st.binary(max_size=6))
+def test_what_is_sendable_is_one_field_to_every_reader(name: bytes, value: bytes) -> None:
+    """Bytes that end a line, and what stands in no name that the parser lets through."""
+    one_field = not re.search(rb"[^!-9;-~]", name) and not re.search(rb"[\r\n\0]", value)
+
+    assert headers.is_sendable(((b"X-A", b"1"), (name, value))) is one_field
 
 
 def test_odd_values_are_sendable() -> None:
