@@ -9,6 +9,7 @@ import random
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -107,16 +108,22 @@ def rate_limits(head: Head) -> dict[str, float]:
     """
     limits: dict[str, float] = {}
     for name, value in head.headers:
-        lowered = name.lower()
-        if not lowered.startswith(b"x-ratelimit-"):
+        if (fact := _limit_named(name)) is None:
             continue
-        fact = lowered[len(b"x-ratelimit-") :].decode("latin-1").replace("-", "_")
         text = value.decode("latin-1")
         if fact.startswith("reset_") and (seconds := _seconds(text)) is not None:
             limits[fact + "_s"] = seconds
         elif (number := _whole_number(text)) is not None:
             limits[fact] = number
     return limits
+
+
+@lru_cache(maxsize=128)  # an upstream says the same few names again and again
+def _limit_named(name: bytes) -> str | None:
+    lowered = name.lower()
+    if not lowered.startswith(b"x-ratelimit-"):
+        return None
+    return lowered[len(b"x-ratelimit-") :].decode("latin-1").replace("-", "_")
 
 
 class LogStream(Protocol):
@@ -226,6 +233,8 @@ def _whole_number(text: str) -> int | None:
 
 def _seconds(text: str) -> float | None:
     """OpenAI writes `1s`, `6m0s`, `8.64s`, `120ms`."""
+    if single := _DURATION.fullmatch(text):
+        return round(float(single[1]) * _UNIT_S[single[2]], 3)
     if _NUMBER.fullmatch(text):
         return float(text)
     found = _DURATION.findall(text)
