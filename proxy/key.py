@@ -18,6 +18,7 @@ from proxy.recording import RecordedRequest
 SHARED_SCOPE = "shared"
 """The scope of a store that serves every caller alike."""
 
+_LENGTH_BYTES = 8  # before each field
 _KEY_VERSION = "reprise key 1"  # to be changed with anything below that gives an old request a new key
 
 # One field too few would give a caller's answers to another, one too many costs a miss. So the credentials of gateways
@@ -125,8 +126,11 @@ def selected_headers(headers: Iterable[tuple[str, str]], names: Sequence[str]) -
     `-` is there under the name that it came with: a server that speaks CGI can't tell the two apart (RFC 3875 section
     4.1.18), others can.
     """
-    fields = [(name.lower(), value) for name, value in headers]
-    return tuple(field for name in names for field in fields if with_hyphens(field[0]) == with_hyphens(name.lower()))
+    if not names:
+        return ()
+    fields = [(with_hyphens(name.lower()), name, value) for name, value in headers]
+    wanted = [with_hyphens(name.lower()) for name in names]
+    return tuple([(name.lower(), value) for one in wanted for known, name, value in fields if known == one])
 
 
 def with_hyphens(name: str) -> str:
@@ -142,7 +146,8 @@ def credential_scope(headers: Iterable[tuple[str, str]]) -> str:
     sessions = [field for field in fields if field[0] == "cookie" and not credentials]
     payers = [field for field in fields if with_hyphens(field[0]) in _PAYERS]
     # The sort keeps fields of one name in their order.
-    return _digest(_flat(sorted(credentials + sessions + payers, key=lambda field: field[0])))
+    shown = sorted(credentials + sessions + payers, key=lambda field: field[0])
+    return sha256(_framed((*_flat(shown), ""))).hexdigest()
 
 
 def cache_key(request: RecordedRequest, *, upstream: str, scope: str) -> str:
@@ -151,9 +156,20 @@ def cache_key(request: RecordedRequest, *, upstream: str, scope: str) -> str:
     `upstream` is `upstream.name`, not an address; `scope` is `SHARED_SCOPE` or a `credential_scope`. An absent vary
     header differs from an empty one, and a header sent twice from one that lists both values.
     """
+    return key_of_body(key_prefix(request, upstream=upstream, scope=scope), request.body)
+
+
+def key_prefix(request: RecordedRequest, *, upstream: str, scope: str) -> bytes:
+    """What goes into the key before the body, whatever the body is; see `cache_key`."""
     parts = (request.method, request.path, upstream, scope, request.namespace, str(request.sample))
-    texts = (_KEY_VERSION, *parts, *_flat(request.vary))
-    return _digest(texts, request.body)
+    return _framed((_KEY_VERSION, *parts, *_flat(request.vary)))
+
+
+def key_of_body(prefix: bytes, canonical: bytes) -> str:
+    """The key of a canonical body that is sent with what `prefix` was made of."""
+    digest = sha256(prefix + len(canonical).to_bytes(_LENGTH_BYTES, "big"))
+    digest.update(canonical)  # not joined, which would copy it
+    return digest.hexdigest()
 
 
 def _read_strictly(raw: bytes) -> dict[str, Any]:
@@ -234,11 +250,8 @@ def _flat(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(text for pair in pairs for text in pair)
 
 
-def _digest(texts: Iterable[str], last: bytes = b"") -> str:
-    # Each field goes after its length, so that no two lists of fields give the same bytes. "surrogatepass" because
-    # a path or a header may hold bytes that are no UTF-8, which arrive here as lone surrogates.
-    digest = sha256()
-    for field in (*(text.encode(errors="surrogatepass") for text in texts), last):
-        digest.update(len(field).to_bytes(8, "big"))
-        digest.update(field)
-    return digest.hexdigest()
+def _framed(texts: Iterable[str]) -> bytes:
+    # Each text goes after its length, so that no two lists of texts give the same bytes. "surrogatepass" because a path
+    # or a header may hold bytes that are no UTF-8, which arrive here as lone surrogates.
+    fields = [text.encode(errors="surrogatepass") for text in texts]
+    return b"".join([len(field).to_bytes(_LENGTH_BYTES, "big") + field for field in fields])
