@@ -73,7 +73,8 @@ def route(method: str, target: str, cached_routes: Collection[str]) -> Route:
 
 def loggable(target: str) -> str:
     """The path of a target as the log may show it: without its query, and without a user and password before a host."""
-    return _USER_INFO.sub("//", target.partition("?")[0])
+    path = target.partition("?")[0]
+    return _USER_INFO.sub("//", path) if "@" in path else path
 
 
 def refuse_odd_head(version: tuple[int, int], fields: Headers) -> None:

@@ -19,6 +19,10 @@ class Cors:
         self.enabled = bool(origins)
         self._origins = frozenset(origin.encode() for origin in origins)
 
+    def fields_for(self, headers: Headers) -> Headers:
+        """The fields that the answer to a request with these fields carries."""
+        return self.headers_for(Head(0, "", headers).get(b"origin")) if self.enabled else ()
+
     def headers_for(self, origin: bytes | None) -> Headers:
         """The fields that an answer to a page of this origin carries. Never credentials: no cookie is of use here."""
         if not self.enabled:
@@ -34,10 +38,12 @@ class Cors:
 
         A page of another origin is told nothing, which its browser takes for a no.
         """
+        if not self.enabled or method != "OPTIONS":
+            return None
         asked = Head(0, "", headers)
         wanted = asked.get(b"access-control-request-method")
         origin = asked.get(b"origin")
-        if not self.enabled or method != "OPTIONS" or wanted is None or origin is None:
+        if wanted is None or origin is None:
             return None
         answer = self.headers_for(origin)
         if self._origins & {b"*", origin}:

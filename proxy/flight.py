@@ -157,7 +157,8 @@ class Flight:
         if self.settled.done() or self.question is None:
             self._log.end()
             return
-        size_bytes = self._log.kept.size_bytes + _FRAME_BYTES * len(self._log.kept.frames)
+        frames_bytes = self._log.kept.size_bytes + _FRAME_BYTES * len(self._log.kept.frames)
+        size_bytes = frames_bytes + self.question.unread_bytes
         if size_bytes <= _JUDGED_AT_ONCE_BYTES:
             with self._concluding():
                 self._store(*self._recorded())

@@ -13,8 +13,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from proxy import admission, events, headers, policy
-from proxy.admission import Controls, Route
+from proxy import admission, events, headers
 from proxy.client import Client
 from proxy.config import Settings
 from proxy.cors import Cors
@@ -30,9 +29,10 @@ from proxy.errors import (
 from proxy.events import RequestLine, log
 from proxy.flight import Flight, Verdict
 from proxy.flights import Flights
+from proxy.intake import Intake
 from proxy.key import Uncacheable
-from proxy.lookup import Ask, Found, Lookup, key_rules
-from proxy.question import Question
+from proxy.lookup import Ask, Found, Lookup, head_reader
+from proxy.question import Premise, Question, Questions
 from proxy.recording import Head, Headers
 from proxy.store import Store
 from proxy.traffic import Traffic
@@ -57,6 +57,9 @@ class _Exchange:
     request: web.BaseRequest
     client: Client
     line: RequestLine
+    intake: Intake | None = None
+    head: Head | None = None
+    """That of the source; it is read for the log when the answer is out."""
     flight: Flight | None = None
 
 
@@ -72,9 +75,8 @@ class Gateway:
         self._store = store
         self._lookup = Lookup(settings, store, flights, upstream)
         self._cors = Cors(settings.server.cors_origins)
-        self._key_rules = key_rules(settings)
-        api_key = settings.upstream.api_key
-        self._authorization = b"Bearer " + api_key.get_secret_value().encode() if api_key else None
+        self._heads = head_reader(settings, self._cors)
+        self._questions = Questions(settings.cache.ignore)
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises nothing but the cancellation that a client's leaving is."""
@@ -103,49 +105,46 @@ class Gateway:
 
     async def _answer(self, exchange: _Exchange) -> None:
         request = exchange.request
-        admission.refuse_odd_head(request.version, request.raw_headers)
-        if preflight := self._cors.preflight(request.method, request.raw_headers):
+        intake = self._heads.read(request.method, request.raw_path, request.version, request.raw_headers)
+        exchange.intake = intake
+        if intake.preflight:
             exchange.line.quiet = True
-            await exchange.client.answer(preflight, b"", _own_id(exchange))  # what CORS adds is in it already
+            await exchange.client.answer(intake.preflight, b"", _own_id(exchange))  # what CORS adds is in it already
             return
-        route = admission.route(request.method, request.raw_path, self._cache.routes)
-        if route in ("healthz", "readyz"):
-            ready = route == "healthz" or (not self._traffic.draining and await self._store.is_writable())
+        if intake.route in ("healthz", "readyz"):
+            ready = intake.route == "healthz" or (not self._traffic.draining and await self._store.is_writable())
             await self._answer_here(exchange, *(_HEALTHY if ready else _NOT_READY))
             return
         if self._traffic.draining:
             raise Draining("The proxy is shutting down. Ask again in a moment.")
-        ask = await self._ask(exchange, route)
+        if intake.refusal:
+            raise intake.refusal
+        ask = await self._ask(exchange, intake)
         if not await self._relay(exchange, await self._lookup.find(ask)):
             await self._relay(exchange, await self._lookup.find(ask._replace(may_join=False)))
 
-    async def _ask(self, exchange: _Exchange, route: Route) -> Ask:
+    async def _ask(self, exchange: _Exchange, intake: Intake) -> Ask:
         """What is asked for. On a cached route the body is read to its end, elsewhere it is passed on as it comes."""
         request, client = exchange.request, exchange.client
-        cached = route == "cached"
-        controls = admission.controls(request.raw_headers)
-        body = await client.read_body(self._server.max_body_size, self._traffic.bodies) if cached else None
-        outgoing = Outgoing(
-            method=request.method,
-            target=request.raw_path,
-            headers=headers.for_upstream(request.raw_headers, cached_route=cached, authorization=self._authorization),
-            body=client.stream_body if not cached and request.body_exists else body,
-        )
-        plan = policy.plan(self._cache.mode, controls.directives)
-        if body is None:
-            return Ask(outgoing, controls, plan, question=None, bypass="route")
+        if intake.route != "cached":
+            stream = client.stream_body if request.body_exists else None
+            outgoing = Outgoing(request.method, request.raw_path, intake.fields, stream)
+            return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
+        body = await client.read_body(self._server.max_body_size, self._traffic.bodies)
+        outgoing = Outgoing(request.method, request.raw_path, intake.fields, body)
+        if intake.premise is None:
+            return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
         try:
-            question = await self._question(outgoing, request.raw_headers, controls, body)
+            question = await self._question(intake.premise, body)
         except Uncacheable as uncacheable:
-            return Ask(outgoing, controls, plan, question=None, bypass=uncacheable.reason)
+            return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
         _note_question(exchange.line, question)
-        return Ask(outgoing, controls, plan, question)
+        return Ask(outgoing, intake.controls, intake.plan, question)
 
-    async def _question(self, outgoing: Outgoing, fields: Headers, controls: Controls, body: bytes) -> Question:
-        asked = (outgoing.method, outgoing.target, fields, controls, body)
+    async def _question(self, premise: Premise, body: bytes) -> Question:
         if len(body) <= _KEYED_AT_ONCE_BYTES:
-            return self._key_rules.question(*asked)
-        return await asyncio.to_thread(self._key_rules.question, *asked)
+            return self._questions.question(premise, body)
+        return await asyncio.to_thread(self._questions.question, premise, body)
 
     async def _relay(self, exchange: _Exchange, found: Found) -> bool:
         """Play the source to the client: the one way that a miss, a joined stream and a hit share.
@@ -161,7 +160,7 @@ class Gateway:
                 if head.status in _ABOUT_THE_CALLER:
                     return False
                 head = head._replace(headers=headers.for_another_caller(head.headers))
-            line.read_head(head)
+            exchange.head = head
             shown = headers.for_client(head.headers, own_cors=self._cors.enabled)
             client.begin(head._replace(headers=shown), self._added(exchange, found))
             await response.play(client)
@@ -177,8 +176,9 @@ class Gateway:
         return added + self._always_added(exchange)
 
     def _always_added(self, exchange: _Exchange) -> Headers:
-        origin = Head(0, "", exchange.request.raw_headers).get(b"origin")
-        return _own_id(exchange) + self._cors.headers_for(origin)
+        intake = exchange.intake
+        cors = intake.cors if intake else self._cors.fields_for(exchange.request.raw_headers)
+        return _own_id(exchange) + cors
 
     async def _answer_here(self, exchange: _Exchange, head: Head, body: bytes) -> None:
         exchange.line.quiet = True
@@ -231,6 +231,8 @@ def _finish(exchange: _Exchange) -> None:
     """Write the log line, as soon as it is known whether the answer is stored."""
     line, flight = exchange.line, exchange.flight
     exchange.client.measure(line)
+    if exchange.head:
+        line.read_head(exchange.head)
     if flight is None:
         line.write()
     elif flight.settled.done():

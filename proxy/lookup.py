@@ -10,8 +10,10 @@ from typing import NamedTuple, Protocol
 from proxy import policy
 from proxy.admission import Controls
 from proxy.config import Settings
+from proxy.cors import Cors
 from proxy.errors import ReplayMiss
 from proxy.flights import Flights
+from proxy.intake import HeadReader
 from proxy.key import credential_scope
 from proxy.live import Outlet
 from proxy.playback import Playback
@@ -69,6 +71,18 @@ class Found(NamedTuple):
     """It was asked for with another credential."""
 
 
+def head_reader(settings: Settings, cors: Cors) -> HeadReader:
+    """What these settings make of the head of a request."""
+    api_key = settings.upstream.api_key
+    return HeadReader(
+        mode=settings.cache.mode,
+        routes=frozenset(settings.cache.routes),
+        keys=key_rules(settings),
+        cors=cors,
+        authorization=b"Bearer " + api_key.get_secret_value().encode() if api_key else None,
+    )
+
+
 def key_rules(settings: Settings) -> KeyRules:
     """What these settings make of a request."""
     return KeyRules(
@@ -105,7 +119,7 @@ class Lookup:
         word, forwarded = self._why_forwarded(ask, recording)
         status = f'{forwarded}; key="{key}"'
         if ask.plan.read and ask.plan.forward and ask.may_join and (flight := self._flights.join(key)):
-            borrowed = _credentials(flight.sent) != _credentials(ask.outgoing.headers)
+            borrowed = not _has_same_credentials(flight.sent, ask.outgoing.headers)
             return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
         return self._launch(ask, word, status)
 
@@ -164,6 +178,11 @@ class Lookup:
         )
 
 
+def _has_same_credentials(one: Headers, other: Headers) -> bool:
+    """Whether the same caller asks, as the upstream sees it."""
+    return one == other or _credentials(one) == _credentials(other)  # one caller's fields are mostly all the same
+
+
 def _credentials(fields: Headers) -> str:
-    """A digest of who asks, as the upstream sees it."""
+    """A digest of who asks."""
     return credential_scope((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)

@@ -6,16 +6,19 @@ The rule: whatever two upstreams, or two readers, could understand differently i
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import NamedTuple
 
 from proxy import headers
 from proxy.admission import Controls
 from proxy.key import (
     SHARED_SCOPE,
     Uncacheable,
-    cache_key,
     canonical_body,
     choices_expected,
     credential_scope,
+    key_of_body,
+    key_prefix,
     refuse_stateful,
     selected_headers,
     wants_stream,
@@ -35,15 +38,53 @@ _OVERRIDES = frozenset(
 )
 
 
+# Known bodies: a few MB at most, since a client chooses what is in them.
+_MOST_GISTS = 2048
+_LONGEST_PREFIX_BYTES = 1024
+_LONGEST_MODEL = 256
+
+
+class Premise(NamedTuple):
+    """What the head of a request says of its answer, whatever the body is."""
+
+    unworded: RecordedRequest
+    """What a recording will keep of it, without the body."""
+    key_prefix: bytes
+
+
+class Gist(NamedTuple):
+    """What is needed of a question to find its answer, and to judge one."""
+
+    key: str
+    stream: bool
+    model: str | None
+    choices_expected: int
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A request whose answer can be recorded."""
 
     key: str
-    request: RecordedRequest
     stream: bool
     model: str | None
     choices_expected: int
+    unworded: RecordedRequest
+    body: bytes
+    """In canonical form, or as it came where it was known by its digest."""
+    ignore: Sequence[tuple[str, ...]] | None = None
+    """What the canonical form leaves out, where the body is still to be brought into it."""
+
+    @property
+    def unread_bytes(self) -> int:
+        """What `request` has to read first."""
+        return 0 if self.ignore is None else len(self.body)
+
+    @property
+    def request(self) -> RecordedRequest:
+        """What was asked, as a recording keeps it."""
+        canonical = self.body if self.ignore is None else canonical_body(self.body, self.ignore).text
+        return replace(self.unworded, body=canonical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +102,15 @@ class KeyRules:
         Raises:
             Uncacheable: it has no key, with the reason.
         """
+        return read_body(self.premise(method, target, fields, controls), body, self.ignore)
+
+    def premise(self, method: str, target: str, fields: Headers, controls: Controls) -> Premise:
+        """Read the head of a request on a cached route.
+
+        Raises:
+            Uncacheable: `content_type`, `content_encoding` or `override`; it has no key, whatever its body is.
+        """
         _refuse_other_than_json(fields)
-        canonical = canonical_body(body, self.ignore)
-        refuse_stateful(canonical.members)
         # What `Connection` takes away the upstream will not see, so it can't tell answers apart.
         seen = headers.end_to_end(fields)
         texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in seen]
@@ -71,21 +118,73 @@ class KeyRules:
         request = RecordedRequest(
             method=method,
             path=target,
-            body=canonical.text,
+            body=b"",
             vary=selected_headers(texts, self.vary),
             namespace=controls.namespace,
             sample=controls.sample,
         )
         scope = credential_scope(texts) if self.per_credential else SHARED_SCOPE
-        model = canonical.members.get("model")
-        return Question(
-            key=cache_key(request, upstream=self.upstream, scope=scope),
+        return Premise(
             # A query may hold a credential (`?key=...`); it is part of the key, and nothing else needs it.
-            request=replace(request, path=target.partition("?")[0]),
-            stream=wants_stream(canonical.members),
-            model=model if isinstance(model, str) else None,
-            choices_expected=choices_expected(canonical.members, target),
+            unworded=replace(request, path=target.partition("?")[0]),
+            key_prefix=key_prefix(request, upstream=self.upstream, scope=scope),
         )
+
+
+class Questions:
+    """Reads the bodies of requests, and remembers by their digest what it has read.
+
+    So a body that comes again, byte for byte and on the same premise, is not parsed again. What is kept are premises,
+    digests, keys and the names of models; no prompt.
+    """
+
+    def __init__(self, ignore: Sequence[tuple[str, ...]]) -> None:
+        self._ignore = ignore
+        self._gists: dict[tuple[bytes, bytes], Gist] = {}
+
+    def question(self, premise: Premise, body: bytes) -> Question:
+        """Read the body of a request. May be called in a thread.
+
+        Raises:
+            Uncacheable: it has no key, with the reason.
+        """
+        digest = sha256(body).digest()
+        if gist := self.gist(premise, digest):
+            return Question(*gist, unworded=premise.unworded, body=body, ignore=self._ignore)
+        question = read_body(premise, body, self._ignore)
+        self._remember(premise, digest, question)
+        return question
+
+    def gist(self, premise: Premise, digest: bytes) -> Gist | None:
+        """What is known of the body with this SHA-256 digest, on this premise."""
+        return self._gists.get((premise.key_prefix, digest))
+
+    def _remember(self, premise: Premise, digest: bytes, question: Question) -> None:
+        if len(premise.key_prefix) > _LONGEST_PREFIX_BYTES or len(question.model or "") > _LONGEST_MODEL:
+            return
+        if len(self._gists) >= _MOST_GISTS:
+            self._gists.clear()
+        gist = Gist(question.key, question.stream, question.model, question.choices_expected)
+        self._gists[premise.key_prefix, digest] = gist
+
+
+def read_body(premise: Premise, body: bytes, ignore: Sequence[tuple[str, ...]]) -> Question:
+    """Read the body of a request whose head is known; `ignore` are the pointers that `canonical_body` takes.
+
+    Raises:
+        Uncacheable: it has no key, with the reason.
+    """
+    canonical = canonical_body(body, ignore)
+    refuse_stateful(canonical.members)
+    model = canonical.members.get("model")
+    return Question(
+        key=key_of_body(premise.key_prefix, canonical.text),
+        stream=wants_stream(canonical.members),
+        model=model if isinstance(model, str) else None,
+        choices_expected=choices_expected(canonical.members, premise.unworded.path),
+        unworded=premise.unworded,
+        body=canonical.text,
+    )
 
 
 def _refuse_other_than_json(fields: Headers) -> None:

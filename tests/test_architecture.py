@@ -22,7 +22,7 @@ FLOORS = {
     "words": ["__init__", "allowance", "errors", "pace", "recording"],
     # No await, no clock, no I/O.
     "pure": [
-        *("headers", "policy", "admission", "key", "question", "retry", "cors", "kept", "framing"),
+        *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.

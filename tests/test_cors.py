@@ -131,3 +131,12 @@ def test_a_page_of_another_origin_gets_no_leave() -> None:
 def test_what_is_no_preflight_goes_its_way(method: str, headers: Headers) -> None:
     """A preflight is an OPTIONS with both an Origin and a method that is asked for (WHATWG Fetch, CORS protocol)."""
     assert Cors(ORIGINS).preflight(method, headers) is None
+
+
+@pytest.mark.parametrize("fields", [preflight(), ((b"X-A", b"1"), (b"ORIGIN", PAGE)), ()])
+@pytest.mark.parametrize("origins", [ORIGINS, ["*"], []])
+def test_an_answer_carries_what_its_request_is_due(origins: list[str], fields: Headers) -> None:
+    """By the origin among its fields."""
+    cors = Cors(origins)
+
+    assert cors.fields_for(fields) == cors.headers_for(PAGE if fields else None)

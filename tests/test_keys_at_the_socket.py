@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from tests.conftest import StartProxy
-from tests.exchanges import key_of, word, words
+from tests.conftest import Log, StartProxy
+from tests.exchanges import key_of, recording_of, word, words
 from tests.harness import ANSWER, CHAT, PROMPT, STREAM, Proxy, ScriptedUpstream, plain, stream
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"caf\xc3\xa9 / \xf0\x9f\x98\x80"}],"temperature":1,"n":1}'
@@ -50,6 +50,28 @@ async def test_what_no_reader_can_tell_apart_is_a_hit(proxy: Proxy, upstream: Sc
 
     assert told == dict.fromkeys(SAME, "HIT")
     assert upstream.requests_seen == 1
+
+
+@pytest.mark.parametrize("length", [1, 40_000])
+async def test_what_is_asked_again_byte_for_byte_is_recorded_in_the_same_form(
+    length: int, proxy: Proxy, upstream: ScriptedUpstream, log: Log
+) -> None:
+    """The second time its body is known by its digest, and has not been read when the answer comes."""
+    asked = b' {"user": "%b", "messages": [] }' % (b"u" * length)
+    upstream.will_send(plain(ANSWER))
+    upstream.will_send(plain(b'{"anew":1}'))
+    first = await proxy.ask(asked)
+    await first.body()
+
+    again = await proxy.ask(asked, headers={"Cache-Control": "no-cache"})
+    await again.body()
+
+    assert (key_of(again), again.get("x-cache-status")) == (key_of(first), "REFRESH")
+    assert (await log.line(1))["stored"]
+    recording = await recording_of(proxy, again)
+    assert recording.body == b'{"anew":1}'
+    assert recording.request.body == b'{"messages":[],"user":"%b"}' % (b"u" * length)
+    assert await word(proxy.ask(asked)) == "HIT"
 
 
 async def test_what_any_reader_could_tell_apart_is_a_miss(proxy: Proxy, upstream: ScriptedUpstream) -> None:

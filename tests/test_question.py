@@ -1,14 +1,17 @@
 """When a request is a question that can be answered again, and what of it is kept."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.admission import Controls
 from proxy.key import Uncacheable
-from proxy.question import KeyRules, Question
+from proxy.question import KeyRules, Premise, Question, Questions
 from proxy.recording import Headers, RecordedRequest
 
 CHAT = "/v1/chat/completions"
@@ -134,20 +137,15 @@ def test_a_question_holds_what_its_answer_is_checked_and_stored_by() -> None:
 
     question = ask(fields, controls=Controls(namespace="n", sample=3), stream=True, n=2)
 
-    assert question == Question(
-        key=question.key,
-        request=RecordedRequest(
-            method="POST",
-            path=CHAT,
-            body=b'{"messages":[],"model":"m-1","n":2,"stream":true}',
-            vary=(("openai-beta", "caf\xe9"), ("openai-beta", "b")),
-            namespace="n",
-            sample=3,
-        ),
-        stream=True,
-        model="m-1",
-        choices_expected=2,
+    assert question.request == RecordedRequest(
+        method="POST",
+        path=CHAT,
+        body=b'{"messages":[],"model":"m-1","n":2,"stream":true}',
+        vary=(("openai-beta", "caf\xe9"), ("openai-beta", "b")),
+        namespace="n",
+        sample=3,
     )
+    assert (question.stream, question.model, question.choices_expected) == (True, "m-1", 2)
     assert "CANARY" not in repr(ask(fields, rules=APART))
 
 
@@ -234,3 +232,73 @@ def test_a_header_that_stays_behind_tells_nothing_apart(rules: KeyRules, fields:
     """What `Connection` names the upstream will not see, so its answer is the one to a request without it."""
     assert ask(fields, rules=rules) == ask(rules=rules)
     assert ask(fields[:1], rules=rules).key != ask(rules=rules).key
+
+
+def premise(*, rules: KeyRules = SHARED, target: str = CHAT, controls: Controls = Controls()) -> Premise:  # noqa: B008 - a value, never changed
+    return rules.premise("POST", target, JSON, controls)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CHAT, f"{CHAT}?a", "/v1/completions"]),
+            st.integers(0, 1),
+            st.sampled_from([BODY, b'{"messages":[],"model":"m-1"}', b'{"user":"a","n":2}', b'{"user":"b","n":2}']),
+        ),
+        max_size=8,
+    )
+)
+def test_a_body_that_was_read_before_says_the_same(asked: list[tuple[str, int, bytes]]) -> None:
+    """On its own premise, and whatever else has been read."""
+    rules = KeyRules("u", per_credential=False, vary=(), ignore=(("user",),))
+    questions = Questions(rules.ignore)
+
+    for target, sample, body in (*asked, *asked):
+        controls = Controls(sample=sample)
+        again = questions.question(premise(rules=rules, target=target, controls=controls), body)
+        once = rules.question("POST", target, JSON, controls, body)
+
+        assert (again.key, again.stream, again.model) == (once.key, once.stream, once.model)
+        assert (again.choices_expected, again.request) == (once.choices_expected, once.request)
+
+
+def test_a_body_that_was_read_before_is_known_by_its_digest() -> None:
+    """Its question is found without it, and what is recorded of it is made when there is an answer to record."""
+    questions, digest = Questions(()), sha256(BODY).digest()
+    assert questions.gist(premise(), digest) is None
+
+    first, again = questions.question(premise(), BODY), questions.question(premise(), BODY)
+
+    gist = questions.gist(premise(), digest)
+    assert gist
+    assert (gist.key, gist.stream, gist.model) == (first.key, False, "m-1")
+    assert questions.gist(premise(controls=Controls(sample=1)), digest) is None
+    assert (first.unread_bytes, again.unread_bytes) == (0, len(BODY))
+    assert again.request == first.request
+
+
+def test_a_body_without_a_key_is_refused_each_time() -> None:
+    """It is not remembered."""
+    questions = Questions(())
+
+    for _ in range(2):
+        with pytest.raises(Uncacheable, match="object"):
+            questions.question(premise(), b"[]")
+    assert questions.gist(premise(), sha256(b"[]").digest()) is None
+
+
+def test_no_client_can_fill_the_memory_with_questions() -> None:
+    """Neither with long ones nor with many."""
+    questions = Questions(())
+    named = orjson.dumps({"model": "m" * 300})
+    long_way = premise(target=f"{CHAT}?{'x' * 1024}")
+
+    questions.question(premise(), named)
+    questions.question(long_way, BODY)
+    assert questions.gist(premise(), sha256(named).digest()) is None
+    assert questions.gist(long_way, sha256(BODY).digest()) is None
+
+    for number in range(2049):
+        questions.question(premise(), b'{"n":%d}' % number)
+    assert questions.gist(premise(), sha256(b'{"n":2048}').digest())
+    assert questions.gist(premise(), sha256(b'{"n":0}').digest()) is None
