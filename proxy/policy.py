@@ -34,6 +34,9 @@ class Directives(NamedTuple):
     max_age_s: int | None = None
 
 
+_NO_DIRECTIVES = Directives()
+
+
 class Plan(NamedTuple):
     """What may be done for one request."""
 
@@ -56,6 +59,8 @@ def directives(cache_control: Iterable[str]) -> Directives:
         BadRequest: `max-age` is not a number of seconds.
     """
     given = [_directive(item) for line in cache_control for item in _LISTED.findall(line)]
+    if not given:
+        return _NO_DIRECTIVES
     names = {name for name, _ in given}
     return Directives(
         no_cache="no-cache" in names,

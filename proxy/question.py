@@ -124,11 +124,10 @@ class KeyRules:
             sample=controls.sample,
         )
         scope = credential_scope(texts) if self.per_credential else SHARED_SCOPE
-        return Premise(
-            # A query may hold a credential (`?key=...`); it is part of the key, and nothing else needs it.
-            unworded=replace(request, path=target.partition("?")[0]),
-            key_prefix=key_prefix(request, upstream=self.upstream, scope=scope),
-        )
+        prefix = key_prefix(request, upstream=self.upstream, scope=scope)
+        # A query may hold a credential (`?key=...`); it is part of the key, and nothing else needs it.
+        path, mark, _ = target.partition("?")
+        return Premise(replace(request, path=path) if mark else request, prefix)
 
 
 class Questions:
