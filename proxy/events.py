@@ -3,18 +3,19 @@
 The rule: facts and figures only. No credential, no prompt, no answer.
 """
 
-import json
 import math
 import random
 import re
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal, Protocol
 
-import orjson
 import structlog
 
+from proxy import forms
 from proxy.errors import Outcome
 from proxy.policy import CacheWord
 from proxy.recording import Head, Usage
@@ -31,7 +32,6 @@ Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_LONGEST_TEXT = 1000  # a client may call its model what it likes, at any length
 
 # Numbers are read up to a length: longer ones are no limits, and neither int() nor JSON takes any.
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,15}")
@@ -39,10 +39,9 @@ _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _DURATION = re.compile(rf"({_NUMBER.pattern})(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-_DIM, _BOLD, _RED, _GREEN, _YELLOW, _CYAN, _RESET = (f"\x1b[{code}m" for code in (2, 1, 31, 32, 33, 36, 0))
-_WORD_COLOUR = {"HIT": _GREEN, "JOINED": _CYAN, "MISS": _YELLOW, "REFRESH": _YELLOW, "STALE": _YELLOW}
-
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_log_in_force = log
+"""The same as the last `configure` made it: `log` makes a logger for each event, which takes longer than the line."""
 
 
 @dataclass(slots=True)
@@ -83,17 +82,24 @@ class RequestLine:
 
     def write(self) -> None:
         """Write the line. What is not known of this request is left out; what is always asked after never is."""
-        facts: dict[str, Any] = {
-            name: _shortened(value)
-            for name in self.__slots__
-            if name != "quiet" and (value := getattr(self, name)) is not None and value != {}
-        }
+        # Handed over as it is: as keyword arguments, the facts would be copied at each step of structlog's.
+        if self.quiet:
+            _log_in_force.debug(REQUEST, line=self)
+        else:
+            _log_in_force.info(REQUEST, line=self)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, by the names of contract section 9 and in their order."""
+        facts = {name: value for name, value in zip(_FACTS, _values(self), strict=True) if value is not None}
+        if not self.ratelimit:
+            del facts["ratelimit"]
         if self.usage:
             facts["usage"] = self.usage._asdict()
-        if self.quiet:
-            log.debug(REQUEST, **facts)
-        else:
-            log.info(REQUEST, **facts)
+        return facts
+
+
+_FACTS = tuple(name for name in RequestLine.__slots__ if name != "quiet")
+_values = attrgetter(*_FACTS)
 
 
 def new_id() -> str:
@@ -136,23 +142,34 @@ class LogStream(Protocol):
 
 def configure(form: Format, level: Level, stream: LogStream | None = None) -> None:
     """Set structlog up: a person's colours on a terminal, JSON lines elsewhere; on standard error unless told."""
+    global _log_in_force  # noqa: PLW0603 - a process has one log
     stream = stream or sys.stderr
     human = form == "console" or (form == "auto" and stream.isatty())
     renderers: list[structlog.typing.Processor] = (
-        [_Console(colours=stream.isatty())]
+        [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"), _Console(colours=stream.isatty())]
         if human
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        else [_timed, structlog.processors.format_exc_info, _as_json]
     )
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human, key="time"),
-            *renderers,
-        ],
+        processors=[_with_facts, structlog.processors.add_log_level, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _Lines(stream),
     )
+    _log_in_force = log.bind()
+
+
+def _with_facts(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    line: RequestLine | None = event.pop("line", None)
+    if line is None:
+        return event
+    facts = line.facts()
+    facts["event"] = event["event"]
+    return facts
+
+
+def _timed(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event["time"] = datetime.now(UTC)  # orjson writes it in a sixth of the time that isoformat() takes
+    return event
 
 
 class _Lines:
@@ -180,47 +197,18 @@ class _Console:
         self._colours = colours
 
     def __call__(self, logger: object, name: str, event: structlog.typing.EventDict) -> str:
-        if event["event"] != REQUEST:
-            # structlog's own renderer knows the time by this name.
-            event["timestamp"] = event.pop("time")
-            return self._others(logger, name, event)
-        return self._request(event)
-
-    def _request(self, facts: structlog.typing.EventDict) -> str:
-        word, status = facts.get("cache") or "-", facts.get("status") or "-"
-        failed = facts["outcome"] != "complete" or (isinstance(status, int) and status >= 400)  # noqa: PLR2004 - RFC 9110 section 15.5
-        parts = (
-            self._in(_DIM, facts["time"]),
-            self._in(_RED if failed else "", f"{status}"),
-            self._in(_WORD_COLOUR.get(word, _DIM), f"{word:<7}"),
-            _visible(f"{facts['method']} {facts['path']}"),
-            self._in(_BOLD, _visible(facts.get("model") or "")),
-            f"{_milliseconds(facts.get('first_byte_ms'))} / {_milliseconds(facts.get('duration_ms'))}",
-            f"{facts['bytes']:,} B",
-            self._in(_RED, facts["outcome"]) if facts["outcome"] != "complete" else "",
-            self._in(_DIM, _visible(facts.get("error") or facts.get("not_stored_because") or "")),
-            self._in(_DIM, facts["id"]),
-        )
-        return "  ".join(part for part in parts if part)
-
-    def _in(self, colour: str, text: str) -> str:
-        return f"{colour}{text}{_RESET}" if self._colours and colour and text else text
+        if event["event"] == REQUEST:
+            return forms.for_people(forms.shortened(event), colours=self._colours)
+        # structlog's own renderer knows the time by this name.
+        event["timestamp"] = event.pop("time")
+        return self._others(logger, name, event)
 
 
-def _json(event: structlog.typing.EventDict, **_: object) -> str:
-    try:
-        return orjson.dumps(event, default=str).decode()
-    except orjson.JSONEncodeError:  # a path may hold bytes for which UTF-8 has no form; they become question marks
-        return json.dumps(event, default=str, ensure_ascii=False).encode(errors="replace").decode()
-
-
-def _visible(text: str) -> str:
-    """A line stays one line, and a terminal does nothing but show it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _shortened(value: object) -> object:
-    return f"{value[:_LONGEST_TEXT]}…" if isinstance(value, str) and len(value) > _LONGEST_TEXT else value
+def _as_json(_: object, __: str, event: structlog.typing.EventDict) -> str:
+    text = forms.for_machines(event)
+    if len(text) <= forms.LONGEST_TEXT or event["event"] != REQUEST:  # what is in it is no longer than it
+        return text
+    return forms.for_machines(forms.shortened(event))
 
 
 def _text(value: bytes | None) -> str | None:
@@ -241,7 +229,3 @@ def _seconds(text: str) -> float | None:
     if not found or "".join(number + unit for number, unit in found) != text:
         return None
     return round(math.fsum(float(number) * _UNIT_S[unit] for number, unit in found), 3)
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"  # noqa: PLR2004 - for the eye

@@ -6,6 +6,7 @@ SIGHUP asks for the settings to be read anew, or, when it comes because the term
 
 import asyncio
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -97,6 +98,8 @@ async def serve(
     set_up_log(settings)
     app = App(settings)
     await app.start()
+    # What is here stays: modules and classes, which each full collection would look through while every frame waits.
+    gc.freeze()
     announce(app.base_url)
     reloading = asyncio.create_task(_reload_on_hangup(app, hangups, signals, read_anew, set_up_log))
     await signals.next()

@@ -26,7 +26,7 @@ FLOORS = {
         *("sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
-    "settings and log": ["config", "config.*", "events"],
+    "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
         *("background", "traffic", "live", "flight", "flights", "playback"),

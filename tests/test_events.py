@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
 
 import orjson
@@ -84,6 +86,17 @@ FULL = {
 }
 
 
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["m" * 1000, "\U0001f3b5" * 1001])
+ANY_FACTS = {
+    **dict.fromkeys(("path", "model", "error", "organization", "upstream_request_id"), TEXTS),
+    **dict.fromkeys(("stream", "stored"), st.booleans()),
+    **dict.fromkeys(("status", "bytes", "frames", "openai_processing_ms"), st.integers(0, 2**53)),
+    **dict.fromkeys(("first_byte_ms", "duration_ms"), st.floats(0, 1e9)),
+    "ratelimit": st.dictionaries(st.sampled_from(["limit_requests", "reset_tokens_s"]), st.floats(0, 1e9)),
+    "usage": st.builds(Usage, st.integers(0, 2**53), st.integers(0, 2**53)),
+}
+
+
 def test_a_line_tells_all_that_is_known() -> None:
     """Under the names of contract section 9."""
     written = as_json(a_line(**FULL))
@@ -99,6 +112,36 @@ def test_a_line_tells_all_that_is_known() -> None:
         "path": "/v1/chat/completions",
         "usage": {"input_tokens": 3, "output_tokens": 4},
     }
+
+
+@given(st.fixed_dictionaries({}, optional=ANY_FACTS))
+def test_a_line_is_what_its_fields_say(facts: dict[str, Any]) -> None:
+    """In their order and one by one, as the plain way to write them would have it; then what every event has."""
+    line = a_line(**facts)
+
+    written = as_json(line)
+
+    expected = {name: getattr(line, name) for name in RequestLine.__slots__ if name != "quiet"}
+    expected["usage"] = line.usage._asdict() if line.usage else None
+    long = {name: value[:1000] + "\u2026" for name, value in expected.items() if len(str(value)) > 1000}
+    known = {name: value for name, value in (expected | long).items() if value is not None and value != {}}
+    assert list(written) == [*known, "event", "level", "time"]
+    assert written == known | {name: written[name] for name in ("event", "level", "time")}
+    assert abs(datetime.fromisoformat(written["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_every_event_has_the_time_in_one_form() -> None:
+    """Also where a line holds what most JSON libraries refuse; it sorts as text."""
+    stream = io.StringIO()
+    events.configure("json", "info", stream)
+
+    a_line().write()
+    a_line(path="/v1/\udcff").write()
+    log.info(events.STARTED)
+
+    times = [orjson.loads(line)["time"] for line in stream.getvalue().splitlines()]
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", time) for time in times)
 
 
 def test_a_line_leaves_out_what_is_not_known() -> None:

@@ -11,11 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.config import exposure, sources
 from proxy.config.addresses import BaseUrl, Host, Origin
-from proxy.config.sources import Given, Source
+from proxy.config.sources import Given
 from proxy.config.values import (
     ApiKey,
     Bytes,
@@ -155,20 +154,16 @@ class LogSettings(_Section):
     """From `warning` on, the line for each request is left out."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All sections. `Settings()` is the defaults, whatever the environment says; `load` reads the rest."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     server: ServerSettings = ServerSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     cache: CacheSettings = CacheSettings()
     replay: ReplaySettings = ReplaySettings()
     log: LogSettings = LogSettings()
-
-    def __init__(self, *weaker: PydanticBaseSettingsSource, **sections: _Section) -> None:
-        # pydantic-settings would read the environment and a .env file, too, wherever a Settings is made.
-        super().__init__(_build_sources=((InitSettingsSource(type(self), sections), *weaker), {}))
 
 
 KEYS = tuple(f"{section}.{key}" for section, keys in Settings().model_dump().items() for key in keys)
@@ -190,10 +185,10 @@ def load(config: Path | None, overrides: Mapping[str, object], environ: Mapping[
     file = sources.from_file(config, environ, KEYS)
     given = file.given | environment.given | command_line.given
     reference = sources.from_reference(_API_KEY, given, environ)
-    strongest_first = (reference, command_line, environment, file)
+    given |= reference.given
 
-    problems = [problem for source in reversed(strongest_first) for problem in source.problems]
-    settings = _validated(strongest_first, given, problems)
+    problems = [problem for source in (file, environment, command_line, reference) for problem in source.problems]
+    settings = _validated(given, problems)
     if file.readable:
         problems += exposure.of_given(given)
     if settings is None or problems:
@@ -201,9 +196,9 @@ def load(config: Path | None, overrides: Mapping[str, object], environ: Mapping[
     return settings
 
 
-def _validated(strongest_first: Iterable[Source], given: Mapping[str, Given], problems: list[str]) -> Settings | None:
+def _validated(given: Mapping[str, Given], problems: list[str]) -> Settings | None:
     try:
-        return Settings(*(InitSettingsSource(Settings, source.nested()) for source in strongest_first))
+        return Settings.model_validate(sources.by_section(given))
     except ValidationError as error:
         # Not raised from here: a traceback of it would show what is in the settings, keys too.
         problems += [_sentence(detail, given) for detail in error.errors(include_url=False)]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -43,14 +43,6 @@ class Source:
     problems: list[str] = field(default_factory=list)
     readable: bool = True
     """If not, nobody knows what it says."""
-
-    def nested(self) -> dict[str, Any]:
-        """The values as sections of keys."""
-        sections: dict[str, dict[str, object]] = {}
-        for key, (_, value) in self.given.items():
-            section, _, name = key.partition(".")
-            sections.setdefault(section, {})[name] = value
-        return sections
 
 
 def from_command_line(overrides: Mapping[str, object], keys: Collection[str]) -> Source:
@@ -117,6 +109,15 @@ def from_reference(key: str, given: Mapping[str, Given], environ: Mapping[str, s
     if environ.get(reference[1]):
         return Source({key: Given(place, environ[reference[1]])})
     return Source({key: Given(place, None)}, [f"{place}: the environment variable {reference[1]} is not set"])
+
+
+def by_section(given: Mapping[str, Given]) -> dict[str, dict[str, object]]:
+    """The values as sections of keys."""
+    sections: dict[str, dict[str, object]] = {}
+    for key, (_, value) in given.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return sections
 
 
 def _path(config: Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
