@@ -24,6 +24,7 @@ RELOADED = "reloaded"
 RELOAD_FAILED = "reload_failed"
 DRAINING = "draining"
 STOPPED = "stopped"
+WORKER_DIED = "worker_died"
 CRASHED = "request_crashed"
 
 Format = Literal["auto", "console", "json"]
@@ -127,8 +128,11 @@ class LogStream(Protocol):
     def flush(self) -> None: ...
 
 
-def configure(form: Format, level: Level, stream: LogStream | None = None) -> None:
-    """Set structlog up: a person's colours on a terminal, JSON lines elsewhere; on standard error unless told."""
+def configure(form: Format, level: Level, stream: LogStream | None = None, worker: int | None = None) -> None:
+    """Set structlog up: a person's colours on a terminal, JSON lines elsewhere; on standard error unless told.
+
+    `worker`: the number of this process, on every line, where several write one log.
+    """
     stream = stream or sys.stderr
     human = form == "console" or (form == "auto" and stream.isatty())
     renderers: list[structlog.typing.Processor] = (
@@ -139,6 +143,7 @@ def configure(form: Format, level: Level, stream: LogStream | None = None) -> No
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([] if worker is None else [_Numbered(worker)]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human, key="time"),
             *renderers,
@@ -146,6 +151,17 @@ def configure(form: Format, level: Level, stream: LogStream | None = None) -> No
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _Lines(stream),
     )
+
+
+class _Numbered:
+    """Says which of several processes a line is from."""
+
+    def __init__(self, worker: int) -> None:
+        self._worker = worker
+
+    def __call__(self, _logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["worker"] = self._worker
+        return event
 
 
 class _Lines:
@@ -193,6 +209,7 @@ class _Console:
             self._in(_RED, facts["outcome"]) if facts["outcome"] != "complete" else "",
             self._in(_DIM, _visible(facts.get("error") or facts.get("not_stored_because") or "")),
             self._in(_DIM, facts["id"]),
+            self._in(_DIM, f"worker {facts['worker']}" if "worker" in facts else ""),
         )
         return "  ".join(part for part in parts if part)
 
