@@ -16,6 +16,7 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from proxy.balance import Balance, Shared
 from proxy.connection import ClientConnection
 from proxy.events import log
 from proxy.listening import listen
@@ -24,6 +25,10 @@ ACCEPT_FAILED = "accept_failed"
 ACCEPT_RECOVERED = "accept_recovered"
 
 _AT_ONCE = 16  # accepted in one go, about 2 ms of work: then streams have their turn
+
+_HESITATION_S = 0.002  # long enough for another process to wake, and to take the connections that it should have
+_AFTER_HESITATION = 2  # accepted then in one go, if it has not
+
 _RETRY_S = 0.1  # descriptors come free without our knowing, in this process and in others
 
 
@@ -59,13 +64,26 @@ class Clients(web.Server):
 class ClientSite(web.BaseSite):
     """Where clients connect; the runner stops it as it does a `web.TCPSite`."""
 
-    def __init__(self, runner: web.BaseRunner, clients: Clients, host: str, port: int, max_connections: int) -> None:
-        """`port`: 0 picks one, the same for all addresses of the host. `max_connections`: 0 for no bound."""
+    def __init__(  # noqa: PLR0913 - where, and how many
+        self,
+        runner: web.BaseRunner,
+        clients: Clients,
+        host: str,
+        port: int,
+        max_connections: int,
+        *,
+        shared: Shared | None = None,
+    ) -> None:
+        """`port`: 0 picks one, the same for all addresses of the host. `max_connections`: 0 for no bound.
+
+        `shared`: sockets that listen there already, and other processes that accept from them.
+        """
         super().__init__(runner)
         self._clients = clients
         self._host = host
         self._port = port
         self._max_connections = max_connections
+        self._shared = shared
         self._accepting: _Accepting | None = None
 
     @property
@@ -79,8 +97,9 @@ class ClientSite(web.BaseSite):
             OSError: an address can't be had, or the name is not known.
         """
         await super().start()
-        listeners = await listen(self._host, self._port)
-        self._accepting = _Accepting(listeners, self._clients, self._max_connections)
+        listeners = self._shared.listeners if self._shared else await listen(self._host, self._port)
+        balance = self._shared.balance if self._shared else None
+        self._accepting = _Accepting(listeners, self._clients, self._max_connections, balance)
         # Of an event loop's server the runner asks for `sockets` and `close`, and for nothing else.
         self._server = cast("asyncio.AbstractServer", self._accepting)
 
@@ -94,14 +113,19 @@ class ClientSite(web.BaseSite):
 class _Accepting:
     """Listening sockets, and what is taken from them."""
 
-    def __init__(self, sockets: Sequence[socket.socket], clients: Clients, max_connections: int) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], clients: Clients, max_connections: int, balance: Balance | None
+    ) -> None:
         self.sockets = sockets
         self._clients = clients
         self._max_connections = max_connections
+        self._balance = balance
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
         self._is_paused = True
+        self._note_connections()
         self._failures = 0
+        self._has_hesitated = False
         self._retry: asyncio.TimerHandle | None = None
         clients.when_one_leaves = self._go_on_if_there_is_room
         self._go_on()
@@ -113,6 +137,9 @@ class _Accepting:
         for listener in self.sockets:
             listener.close()
         self.sockets = ()
+        if self._balance is not None:
+            self._balance.leave()
+            self._balance = None
 
     async def wait_closed(self) -> None:
         """Wait for those that were accepted last: until a connection is made, it can't be told to close."""
@@ -121,10 +148,18 @@ class _Accepting:
 
     @property
     def _is_full(self) -> bool:
-        return 0 < self._max_connections <= len(self._clients.open) + len(self._arriving)
+        return 0 < self._max_connections <= self._connections
+
+    @property
+    def _connections(self) -> int:
+        return len(self._clients.open) + len(self._arriving)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
+        at_once = self._at_once()
+        if not at_once:
+            self._pause()
+            self._retry = self._loop.call_later(_HESITATION_S, self._stop_hesitating)
+        for _ in range(at_once):
             if self._is_full:
                 self._pause()
                 return
@@ -141,6 +176,18 @@ class _Accepting:
             task = self._loop.create_task(self._connect(accepted))
             self._arriving.add(task)
             task.add_done_callback(self._arrived)
+            self._note_connections()
+
+    def _at_once(self) -> int:
+        """How many may be accepted in one go; the rest is for other processes, or for the next go."""
+        if self._balance is None:
+            return _AT_ONCE
+        return _AFTER_HESITATION if self._has_hesitated else min(_AT_ONCE, self._balance.room(self._connections))
+
+    def _stop_hesitating(self) -> None:
+        self._has_hesitated = True
+        self._try_again()
+        self._has_hesitated = False
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
@@ -174,7 +221,12 @@ class _Accepting:
             if not self._is_paused:
                 self._accept(listener)
 
+    def _note_connections(self) -> None:
+        if self._balance is not None:
+            self._balance.note(self._connections)
+
     def _go_on_if_there_is_room(self) -> None:
+        self._note_connections()
         # While accepting fails it is time that brings it back: the one descriptor that has come free now may be wanted
         # for a request under way, and the log would hear of each that does.
         if self._is_paused and self._retry is None and not self._is_full:

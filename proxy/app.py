@@ -5,6 +5,7 @@ The rule: whoever starts something here ends it, in the reverse order.
 
 import asyncio
 import os
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from yarl import URL
 
 from proxy import events
 from proxy.accepting import Clients, ClientSite
+from proxy.balance import Shared
 from proxy.config import ServerSettings, Settings, reloading
 from proxy.config.addresses import is_loopback
 from proxy.events import log
@@ -38,8 +40,10 @@ class StartFailed(Exception):
 class App:
     """A running proxy."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shared: Shared | None = None) -> None:
+        """`shared`: where it listens, with other processes that have the same store; else it does so by itself."""
         self._settings = settings
+        self._shared = shared
         self._resources = AsyncExitStack()
         self._traffic = Traffic(settings.server.max_body_size)
         self._store: TieredStore
@@ -61,8 +65,7 @@ class App:
     @property
     def base_url(self) -> str:
         """What clients set as `OPENAI_BASE_URL`."""
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        return base_url_of(self._runner.addresses[0])
 
     async def start(self) -> None:
         """Open the store and listen.
@@ -90,7 +93,7 @@ class App:
             StartFailed: with these settings it would ask itself; nothing has changed.
         """
         settings, waiting = reloading.without_restart(self._settings, settings)
-        self._refuse_to_ask_itself(settings)
+        refuse_to_ask_itself(settings, self.base_url)
         changed = reloading.differing(self._settings, settings)
         if settings.upstream != self._settings.upstream:
             # The one before stays open for the requests that it has; without any, its connections close by themselves.
@@ -152,21 +155,39 @@ class App:
         resources.push_async_callback(self._runner.cleanup)
         await self._runner.setup()
         try:
-            await ClientSite(self._runner, self._clients, server.host, server.port, server.max_connections).start()
+            await ClientSite(
+                self._runner, self._clients, server.host, server.port, server.max_connections, shared=self._shared
+            ).start()
         except OSError as error:
-            raise StartFailed(
-                f"can't listen on {server.host} port {server.port}: {reason_of(error)}; "
-                "choose another with --port or server.port, 0 for any that is free"
-            ) from error
-        self._refuse_to_ask_itself(self._settings)
+            raise no_place_at(server, error) from error
+        refuse_to_ask_itself(self._settings, self.base_url)
 
-    def _refuse_to_ask_itself(self, settings: Settings) -> None:
-        """It comes easily to export OPENAI_BASE_URL and then to start the proxy with it, and would never end."""
-        asked, own = URL(settings.upstream.base_url), URL(self.base_url)
-        if asked.port == own.port and is_loopback(asked.host or "") and is_loopback(own.host or ""):
-            raise StartFailed(
-                f"upstream.base_url, {asked}, is the proxy's own address; name the API it is to ask with --upstream"
-            )
+
+def base_url_of(address: Sequence[Any]) -> str:
+    """What clients set as `OPENAI_BASE_URL`, of the address of a socket."""
+    host, port = address[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+def refuse_to_ask_itself(settings: Settings, base_url: str) -> None:
+    """It comes easily to export OPENAI_BASE_URL and then to start the proxy with it, and would never end.
+
+    Raises:
+        StartFailed: the upstream is the proxy that listens at `base_url`.
+    """
+    asked, own = URL(settings.upstream.base_url), URL(base_url)
+    if asked.port == own.port and is_loopback(asked.host or "") and is_loopback(own.host or ""):
+        raise StartFailed(
+            f"upstream.base_url, {asked}, is the proxy's own address; name the API it is to ask with --upstream"
+        )
+
+
+def no_place_at(server: ServerSettings, error: OSError) -> StartFailed:
+    """What is to be raised when the address can't be had."""
+    return StartFailed(
+        f"can't listen on {server.host} port {server.port}: {reason_of(error)}; "
+        "choose another with --port or server.port, 0 for any that is free"
+    )
 
 
 def _timeouts(server: ServerSettings) -> dict[str, Any]:

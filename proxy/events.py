@@ -26,6 +26,7 @@ RELOADED = "reloaded"
 RELOAD_FAILED = "reload_failed"
 DRAINING = "draining"
 STOPPED = "stopped"
+WORKER_DIED = "worker_died"
 CRASHED = "request_crashed"
 
 Format = Literal["auto", "console", "json"]
@@ -140,8 +141,11 @@ class LogStream(Protocol):
     def flush(self) -> None: ...
 
 
-def configure(form: Format, level: Level, stream: LogStream | None = None) -> None:
-    """Set structlog up: a person's colours on a terminal, JSON lines elsewhere; on standard error unless told."""
+def configure(form: Format, level: Level, stream: LogStream | None = None, worker: int | None = None) -> None:
+    """Set structlog up: a person's colours on a terminal, JSON lines elsewhere; on standard error unless told.
+
+    `worker`: the number of this process, on every line, where several write one log.
+    """
     global _log_in_force  # noqa: PLW0603 - a process has one log
     stream = stream or sys.stderr
     human = form == "console" or (form == "auto" and stream.isatty())
@@ -151,7 +155,12 @@ def configure(form: Format, level: Level, stream: LogStream | None = None) -> No
         else [_timed, structlog.processors.format_exc_info, _as_json]
     )
     structlog.configure(
-        processors=[_with_facts, structlog.processors.add_log_level, *renderers],
+        processors=[
+            _with_facts,
+            *([] if worker is None else [_Numbered(worker)]),
+            structlog.processors.add_log_level,
+            *renderers,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _Lines(stream),
     )
@@ -170,6 +179,17 @@ def _with_facts(_: object, __: str, event: structlog.typing.EventDict) -> struct
 def _timed(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event["time"] = datetime.now(UTC)  # orjson writes it in a sixth of the time that isoformat() takes
     return event
+
+
+class _Numbered:
+    """Says which of several processes a line is from."""
+
+    def __init__(self, worker: int) -> None:
+        self._worker = worker
+
+    def __call__(self, _logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["worker"] = self._worker
+        return event
 
 
 class _Lines:

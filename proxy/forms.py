@@ -48,6 +48,7 @@ def for_people(facts: Mapping[str, Any], *, colours: bool) -> str:
         (_RED, facts["outcome"] if facts["outcome"] != "complete" else ""),
         (_DIM, _visible(facts.get("error") or facts.get("not_stored_because") or "")),
         (_DIM, facts["id"]),
+        (_DIM, f"worker {facts['worker']}" if "worker" in facts else ""),
     )
     return "  ".join(f"{colour}{text}{_RESET}" if colours and colour else text for colour, text in parts if text)
 

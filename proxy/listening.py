@@ -6,13 +6,15 @@ The rule: all addresses of one host have the same port, so that there is one URL
 import asyncio
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 _BACKLOG = 1024  # connections that wait to be accepted; the kernel may allow fewer
 _PORT_ATTEMPTS = 10  # to find a port that is free at every address
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # ::1, where localhost is said to be that and there is no IPv6
+
+_QUESTION: Mapping[str, int] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
 
 Place = tuple[int, tuple[Any, ...]]
 """Address family, and address."""
@@ -24,8 +26,16 @@ async def listen(host: str, port: int) -> list[socket.socket]:
     Raises:
         OSError: an address can't be had, or the name is not known.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, **_QUESTION)
+    return _listen_on_one_port(found, port)
+
+
+def listen_without_a_loop(host: str, port: int) -> list[socket.socket]:
+    """The same for who has no event loop, and waits for the look-up of a name."""
+    return _listen_on_one_port(socket.getaddrinfo(host, port, **_QUESTION), port)
+
+
+def _listen_on_one_port(found: Iterable[tuple[Any, ...]], port: int) -> list[socket.socket]:
     places = dict.fromkeys((family, address) for family, _, _, _, address in found)
     attempts = 1
     while True:

@@ -1,28 +1,25 @@
-"""A program that runs until it is told to stop: its event loop, and what signals mean to it.
+"""A program that runs until it is told to stop: its event loop, and what it does when it is told something.
 
-The rule: the first SIGINT or SIGTERM asks for an orderly end, the second one for an end now; neither is ever an error.
-SIGHUP asks for the settings to be read anew, or, when it comes because the terminal has gone, for an orderly end.
+The rule: what comes from outside, signals and settings, is never an error of the program.
 """
 
 import asyncio
 import ctypes
 import gc
-import os
 import resource
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from proxy import events
 from proxy.app import App, StartFailed
 from proxy.config import Settings, SettingsError
 from proxy.events import log
+from proxy.orders import Orders, Signals, StopSignals
 
-_STOP = (signal.SIGINT, signal.SIGTERM)
-_CUT_SHORT = 128  # and the number of the signal: how a shell calls the end of a program by that signal
+ENDED_BY = 128  # and the number of the signal: how a shell calls the end of a program by that signal
 
 # A thread that encodes a recording may hold the interpreter for so long while a frame waits. Python's 5 ms are longer
 # than a frame takes from one end of the proxy to the other.
@@ -44,68 +41,30 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         return runner.run(work)
 
 
-class StopSignals:
-    """SIGINT and SIGTERM as they come, instead of what they would do by themselves."""
-
-    def __init__(self) -> None:
-        self._received = asyncio.Queue[signal.Signals]()
-        self._loop = asyncio.get_running_loop()
-        for number in _STOP:
-            self._loop.add_signal_handler(number, self._received.put_nowait, number)
-
-    async def next(self) -> signal.Signals:
-        return await self._received.get()
-
-    def take_for_one(self, number: signal.Signals) -> None:
-        """Another signal that means the same this time."""
-        self._received.put_nowait(number)
-
-    def let_go(self) -> None:
-        """From here on a signal ends the process."""
-        for number in _STOP:
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-
-class Hangups:
-    """SIGHUP as it comes: the settings are to be read anew, or the terminal has gone."""
-
-    def __init__(self) -> None:
-        self._received = asyncio.Queue[None]()
-        # Under nohup a terminal that goes is no reason to end.
-        self._had_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._received.put_nowait, None)
-
-    async def next(self) -> Literal["read anew", "terminal gone"]:
-        await self._received.get()
-        return "terminal gone" if self._had_terminal and not _has_terminal() else "read anew"
-
-
 async def serve(
-    settings: Settings,
+    app: App,
     announce: Callable[[str], None],
     read_anew: Callable[[], Settings],
     set_up_log: Callable[[Settings], None],
+    take_orders: Callable[[], Orders] = Signals,
 ) -> int:
     """Run the proxy; `announce` gets its base URL when it listens. The exit code: 0, or that of a cut short drain.
 
-    On SIGHUP the settings are read anew, in a thread, and the log is set up by them as well.
+    When it is told to, the settings are read anew, in a thread, and the log is set up by them as well.
 
     Raises:
         StartFailed, UnusableDirectory: it can't start, see `App.start`.
     """
-    signals, hangups = StopSignals(), Hangups()
-    set_up_log(settings)
-    app = App(settings)
+    orders = take_orders()
     await app.start()
     # What is here stays: modules and classes, which each full collection would look through while every frame waits.
     gc.freeze()
     announce(app.base_url)
-    reloading = asyncio.create_task(_reload_on_hangup(app, hangups, signals, read_anew, set_up_log))
-    await signals.next()
+    reloading = asyncio.create_task(_reload_when_told(app, orders, read_anew, set_up_log))
+    await orders.next_stop()
     reloading.cancel()
     await asyncio.wait((reloading,))
-    return await _drain(app, signals)
+    return await _drain(app, orders)
 
 
 async def until_stopped(work: Awaitable[None]) -> None:
@@ -123,14 +82,11 @@ async def until_stopped(work: Awaitable[None]) -> None:
         return
 
 
-async def _reload_on_hangup(
-    app: App,
-    hangups: Hangups,
-    signals: StopSignals,
-    read_anew: Callable[[], Settings],
-    set_up_log: Callable[[Settings], None],
+async def _reload_when_told(
+    app: App, orders: Orders, read_anew: Callable[[], Settings], set_up_log: Callable[[Settings], None]
 ) -> None:
-    while await hangups.next() == "read anew":
+    while True:
+        await orders.next_reload()
         try:
             settings = await asyncio.to_thread(read_anew)
             await app.reload(settings)
@@ -138,30 +94,20 @@ async def _reload_on_hangup(
             log.error(events.RELOAD_FAILED, reason=str(error))
         else:
             set_up_log(settings)
-    signals.take_for_one(signal.SIGHUP)
 
 
-def _has_terminal() -> bool:
-    """Whether a terminal controls this process; it does no more once it has hung up."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-async def _drain(app: App, signals: StopSignals) -> int:
-    draining, again = asyncio.create_task(app.stop()), asyncio.create_task(signals.next())
+async def _drain(app: App, orders: Orders) -> int:
+    draining, again = asyncio.create_task(app.stop()), asyncio.create_task(orders.next_stop())
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
     if draining.done():
         again.cancel()
         await draining
         return 0
-    signals.let_go()
+    orders.let_go()
     draining.cancel()
     await asyncio.wait((draining,))
     await app.stop(drain_s=0)
-    return _CUT_SHORT + again.result()
+    return ENDED_BY + again.result()
 
 
 def _take_all_descriptors() -> None:

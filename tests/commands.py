@@ -106,6 +106,10 @@ class Running:
         self._grown = asyncio.Condition()
         self._reading = asyncio.create_task(self._read_log(process.stderr))
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def line(self) -> str:
         """The next line on stdout; empty at its end."""
         async with asyncio.timeout(PATIENCE_S):

@@ -11,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 from proxy.accepting import Clients, ClientSite
+from proxy.balance import Shared
 from tests.by_hand import quiet
 from tests.harness import Barrier, Connection, request_bytes
 
@@ -64,7 +65,9 @@ class Door:
 
 
 @asynccontextmanager
-async def door(max_connections: int = 0, barrier: Barrier | None = None, **settings: Any) -> AsyncIterator[Door]:
+async def door(
+    max_connections: int = 0, barrier: Barrier | None = None, shared: Shared | None = None, **settings: Any
+) -> AsyncIterator[Door]:
     """A server that answers everything at once, and `/held` when the barrier is released."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -79,7 +82,7 @@ async def door(max_connections: int = 0, barrier: Barrier | None = None, **setti
     clients = Clients(answer, handler_cancellation=True, access_log=None, **timeouts)
     runner = web.ServerRunner(clients, shutdown_timeout=0.1)
     await runner.setup()
-    site = ClientSite(runner, clients, "127.0.0.1", 0, max_connections)
+    site = ClientSite(runner, clients, "127.0.0.1", 0, max_connections, shared=shared)
     await site.start()
     opened = Door(runner, clients, site)
     try:

@@ -29,13 +29,16 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "traffic", "live", "flight", "flights", "playback"),
+        *("background", "balance", "traffic", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "client", "upstream", "faults", "resolver", "streams", "wire"),
         *("store", "store.memory", "store.threads", "store.health"),
         *STORE_ON_DISK,
     ],
     "journey": ["lookup", "gateway"],
-    "assembly": ["app", "run", "demo", "commands", "commands.*", "cli", "__main__"],
+    "assembly": [
+        *("app", "orders", "run", "worker", "workers", "supervisor", "demo"),
+        *("commands", "commands.*", "cli", "__main__"),
+    ],
 }
 BESIDE = ["simulator", "simulator.*"]
 

@@ -444,6 +444,17 @@ def test_other_events_are_written_with_their_facts() -> None:
     assert ESCAPE not in line
 
 
+@pytest.mark.parametrize(("form", "said"), [("json", '"worker":2'), ("console", "worker 2")])
+def test_a_line_says_which_worker_it_is_from(form: events.Format, said: str) -> None:
+    """Where there are several."""
+    stream = io.StringIO()
+    events.configure(form, "info", stream, worker=2)
+
+    a_line().write()
+
+    assert said in stream.getvalue()
+
+
 def test_ids_are_new_each_time() -> None:
     """And tell nothing."""
     ids = {events.new_id() for _ in range(1000)}

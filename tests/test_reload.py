@@ -356,8 +356,10 @@ async def on_a_terminal(at: Path, script: str) -> AsyncIterator[tuple[asyncio.su
             await process.wait()
 
 
-async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_terminal_that_is_closed_ends_the_proxy(tmp_path: Path, workers: int) -> None:
     """That is a SIGHUP, too, and nobody wants a server that he can't see any more."""
+    (tmp_path / "config.yaml").write_text(f"server: {{workers: {workers}}}\n")
     async with on_a_terminal(tmp_path, ON_A_TERMINAL_OF_ITS_OWN.format("SIG_DFL")) as (process, _):
         assert await process.wait() == 0
 

@@ -5,19 +5,21 @@ The rule: what the program says to its user goes to stdout, what it says of requ
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
 
 from proxy import events
-from proxy.app import StartFailed
+from proxy.app import App, StartFailed
 from proxy.background import BackgroundStream
 from proxy.commands.options import Mistake, config_option, settings_in_force
 from proxy.config import Settings
 from proxy.config.reloading import Reader
 from proxy.run import run, serve
 from proxy.store.directory import UnusableDirectory
+from proxy.supervisor import Supervisor, workers_wanted
 
 
 @click.command("serve")
@@ -30,16 +32,24 @@ def command(config: Path | None, host: str | None, port: str | None, upstream: s
     """Run the proxy."""
     given = {"server.host": host, "server.port": port, "upstream.base_url": upstream, "cache.mode": mode}
     settings = settings_in_force(config, given)
-    read_anew = Reader(config, given, os.environ).read
+    announce, read_anew = partial(_announce, settings), Reader(config, given, os.environ).read
+    count = workers_wanted(settings.server)
+    try:
+        if count > 1:
+            return Supervisor(settings, count, announce, read_anew).run()
+        return _serve_alone(settings, announce, read_anew)
+    except (StartFailed, UnusableDirectory) as error:
+        raise Mistake(str(error)) from error
+
+
+def _serve_alone(settings: Settings, announce: Callable[[str], None], read_anew: Callable[[], Settings]) -> int:
     with BackgroundStream(sys.stderr) as stderr:
 
         def set_up_log(settings: Settings) -> None:
             events.configure(settings.log.format, settings.log.level, stderr)
 
-        try:
-            return run(serve(settings, partial(_announce, settings), read_anew, set_up_log))
-        except (StartFailed, UnusableDirectory) as error:
-            raise Mistake(str(error)) from error
+        set_up_log(settings)
+        return run(serve(App(settings), announce, read_anew, set_up_log))
 
 
 def _announce(settings: Settings, base_url: str) -> None:

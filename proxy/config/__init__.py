@@ -31,6 +31,7 @@ from proxy.config.values import (
     SomeSeconds,
     Text,
     VaryHeader,
+    Workers,
     size_text,
 )
 from proxy.pace import Pace
@@ -60,6 +61,8 @@ class ServerSettings(_Section):
     """Where to listen. What is not loopback is refused while strangers would get paid answers; see `load`."""
     port: Port = 8080
     """0 picks a free one."""
+    workers: Workers = 1
+    """Processes that serve on that one port, for more cores than one; 0 for as many as there are cores to run on."""
     max_body_size: SomeBytes = 64 * 1024**2
     """A larger request on a cached route gets 413, since it is held in memory; passed-through bodies have no bound."""
     drain_timeout: Seconds = 30.0

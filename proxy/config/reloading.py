@@ -1,6 +1,7 @@
 """The settings of a running proxy: read anew, and what becomes of them.
 
-The rule: where and to how many it listens, and where its recordings are, can't change while it runs; all else can.
+The rule: where and to how many it listens, how many serve, and where its recordings are, can't change while it runs;
+all else can.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from proxy.config import KEYS, Settings, SettingsError, load
 from proxy.config.exposure import exposed_by
 from proxy.config.sources import file_in_use
 
-_FIXED = ("server.host", "server.port", "server.max_connections", "cache.directory")
+_FIXED = ("server.host", "server.port", "server.workers", "server.max_connections", "cache.directory")
 
 
 class Reader:

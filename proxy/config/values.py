@@ -177,6 +177,7 @@ SomeBytes = Annotated[Bytes, AfterValidator(_some_bytes)]
 """A size of more than 0."""
 Port = Annotated[int, BeforeValidator(_whole_number(0, 65_535))]
 Retries = Annotated[int, BeforeValidator(_whole_number(0, 10))]
+Workers = Annotated[int, BeforeValidator(_whole_number(0, 256))]
 Connections = Annotated[int, BeforeValidator(_whole_number(0, 65_535))]
 Text = Annotated[str, BeforeValidator(_text)]
 Directory = Annotated[Path, BeforeValidator(_directory)]
