@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.balance import Balance, Shared
-from proxy.connection import ClientConnection
+from proxy.connection import ClientConnection, Lane
 from proxy.events import log
 from proxy.listening import listen
 
@@ -40,9 +40,11 @@ class Clients(web.Server):
         # aiohttp's own `connections` are those whose task has not ended, which may be some time after their sockets.
         self.open: set[RequestHandler] = set()
         self.when_one_leaves: Callable[[], None] = _nothing
+        self.lane: Lane | None = None
+        """Asked first, on every connection."""
 
     def __call__(self) -> RequestHandler:
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
+        return ClientConnection(self, loop=self._loop, lane=lambda: self.lane, **self._kwargs)
 
     def adjust(self, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         """Give every connection other settings, those that are open as well."""

@@ -22,6 +22,7 @@ from proxy.config.addresses import is_loopback
 from proxy.events import log
 from proxy.flights import Flights
 from proxy.gateway import Gateway
+from proxy.lane import FastLane
 from proxy.store import TieredStore
 from proxy.traffic import Traffic
 from proxy.upstream import Upstream
@@ -105,6 +106,7 @@ class App:
         self._store.resize(size_limit_bytes=cache.size_limit, memory_limit_bytes=cache.memory_limit)
         self._clients.adjust(**_timeouts(settings.server))
         self._gateway = self._new_gateway()
+        self._clients.lane = self._lane
         log.info(events.RELOADED, changed=changed, waiting_for_restart=waiting)
 
     async def stop(self, drain_s: float | None = None) -> None:
@@ -137,6 +139,10 @@ class App:
     def _new_gateway(self) -> Gateway:
         return Gateway(self._settings, self._store, self._flights, self._upstream, self._traffic)
 
+    @property
+    def _lane(self) -> FastLane | None:
+        return self._gateway.lane if self._settings.server.fast_lane else None
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self._gateway.serve(request)
 
@@ -151,6 +157,7 @@ class App:
             lingering_time=_LINGERING_S,
             **_timeouts(server),
         )
+        self._clients.lane = self._lane
         self._runner = web.ServerRunner(self._clients, shutdown_timeout=_CUT_OFF_S)
         resources.push_async_callback(self._runner.cleanup)
         await self._runner.setup()

@@ -35,3 +35,8 @@ def head_bytes(head: Head, added: Headers, framing: Framing, connection: bytes |
 def chunk(frame: bytes) -> bytes:
     """A frame as one chunk; it may not be empty, since that would be the last one."""
     return b"%x\r\n%b\r\n" % (len(frame), frame)
+
+
+def whole_body(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """A body as one chunk, and the last one; it may not be empty."""
+    return b"%x\r\n" % len(body), body, b"\r\n" + LAST_CHUNK

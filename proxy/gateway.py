@@ -31,6 +31,7 @@ from proxy.flight import Flight, Verdict
 from proxy.flights import Flights
 from proxy.intake import Intake
 from proxy.key import Uncacheable
+from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader
 from proxy.question import Premise, Question, Questions
 from proxy.recording import Head, Headers
@@ -77,6 +78,8 @@ class Gateway:
         self._cors = Cors(settings.server.cors_origins)
         self._heads = head_reader(settings, self._cors)
         self._questions = Questions(settings.cache.ignore)
+        self.lane = FastLane(settings, self._heads, self._questions, store, traffic)
+        """For connections to ask first: what it answers never comes to `serve`."""
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises nothing but the cancellation that a client's leaving is."""

@@ -35,12 +35,7 @@ class Playback:
         """The recorded head, when it is due: a recorded rhythm begins with the wait for the head."""
         if self._pace.kind == "recorded":
             await self._wait_until(self._pace.due_s(0, self._recording.timeline.head_us))
-        head = self._recording.head
-        framed = head.headers if self._recording.stream else (*head.headers, self._content_length())
-        return head._replace(headers=(*framed, (b"Date", rfc822_formatted_time().encode())))
-
-    def _content_length(self) -> tuple[bytes, bytes]:
-        return b"Content-Length", b"%d" % len(self._recording.body)
+        return replayed_head(self._recording)
 
     async def play(self, outlet: Outlet) -> None:
         if self._pace.kind == "instant":
@@ -62,3 +57,10 @@ class Playback:
 async def _write(outlet: Outlet, frame: bytes) -> None:
     if not outlet.write(frame):
         await outlet.drain()
+
+
+def replayed_head(recording: Recording) -> Head:
+    """The recorded head with what is said anew at each replay: the date, and the length of what has one."""
+    date = (b"Date", rfc822_formatted_time().encode())
+    length = () if recording.stream else ((b"Content-Length", b"%d" % len(recording.body)),)
+    return recording.head._replace(headers=(*recording.head.headers, *length, date))

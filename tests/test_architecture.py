@@ -34,7 +34,7 @@ FLOORS = {
         *("store", "store.memory", "store.threads", "store.health"),
         *STORE_ON_DISK,
     ],
-    "journey": ["lookup", "gateway"],
+    "journey": ["lookup", "lane", "gateway"],
     "assembly": [
         *("app", "orders", "run", "worker", "workers", "supervisor", "demo"),
         *("commands", "commands.*", "cli", "__main__"),

@@ -29,6 +29,7 @@ from proxy.config.values import (
     Seconds,
     SomeBytes,
     SomeSeconds,
+    Switch,
     Text,
     VaryHeader,
     Workers,
@@ -75,6 +76,8 @@ class ServerSettings(_Section):
     """A client that takes no byte of its answer for so long counts as gone."""
     max_connections: Connections = 0
     """Further connections wait in the system's queue to be accepted, idle ones count; 0 for no bound."""
+    fast_lane: Switch = True
+    """Plain requests whose recordings are in memory are answered ahead of the HTTP server, byte for byte the same."""
     cors_origins: Listed[Origin] = ()
     """Origins whose pages may call the proxy, as browsers spell them, or `*`; preflights are then answered here."""
 

@@ -1,0 +1,141 @@
+"""The fast lane: hits that take no more than looking them up, answered as soon as their bytes arrive.
+
+Clients send the same head again and again. When the server behind this has read one, and it was that of a plain
+request on a cached route, its bytes are remembered with what they said: nothing is parsed here, the same bytes say the
+same. A request that begins with such bytes, has come whole in one read, and by the digest of its body asks what a
+recording in memory answers, gets that recording in one write.
+
+The rule: it answers only what it is sure of, and then just as the gateway would. Everything else it leaves alone.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from aiohttp import hdrs
+from aiohttp.http import HttpVersion11, RawRequestMessage
+
+from proxy import admission, events, framing, policy
+from proxy.config import Settings
+from proxy.errors import RepriseError
+from proxy.events import RequestLine
+from proxy.intake import HeadReader, Intake
+from proxy.playback import replayed_head
+from proxy.question import Gist, Premise, Questions
+from proxy.recording import Head, Headers, Recording
+from proxy.store import Store
+from proxy.traffic import Traffic
+
+# A head differs from the next by the length of its body alone, so there are some more of them than clients.
+_MOST_HEADS = 1024
+_LARGEST_HEAD_BYTES = 8 * 1024
+_END_OF_HEAD = b"\r\n\r\n"
+
+_DIGESTED_BYTES = 32 * 1024  # takes 12 µs; the digest of a larger body is a matter for a thread
+_WRITTEN_BYTES = 60 * 1024  # with its head no more than a transport takes without asking to be waited for
+
+
+class _Known(NamedTuple):
+    """What the bytes of a head are known to say."""
+
+    method: str
+    target: str
+    body_bytes: int
+    intake: Intake
+    premise: Premise
+
+
+class FastLane:
+    """Answers hits within the client's connection, as long as the settings that it is made of are in force."""
+
+    def __init__(
+        self, settings: Settings, heads: HeadReader, questions: Questions, store: Store, traffic: Traffic
+    ) -> None:
+        self._ttl_s = settings.cache.ttl
+        self._pace = settings.replay.pace
+        self._reader = heads
+        self._questions = questions
+        self._store = store
+        self._traffic = traffic
+        self._known: dict[bytes, _Known] = {}
+
+    def answer(self, data: bytes, transport: asyncio.WriteTransport) -> bool:
+        """Answer what has come on a connection between two requests, if that is one that can be answered here."""
+        started_s = time.monotonic()
+        head_bytes = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        known = self._known.get(data[:head_bytes])
+        if known is None or len(data) - head_bytes != known.body_bytes or self._traffic.draining:
+            return False
+        gist = self._questions.gist(known.premise, sha256(data[head_bytes:]).digest())
+        recording = self._store.recall(gist.key) if gist is not None else None
+        if gist is None or recording is None or not self._will_do(recording, known.intake):
+            return False
+        if transport.get_write_buffer_size():  # a client that does not take its answers gets no more of them from here
+            return False
+        self._replay(recording, known, gist, transport, started_s)
+        return True
+
+    def learn(self, data: bytes, message: object) -> None:
+        """Remember the head of a request that came whole, and alone, in these bytes, and what was read in them."""
+        head_bytes = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        if head_bytes > _LARGEST_HEAD_BYTES or not isinstance(message, RawRequestMessage):
+            return
+        body_bytes = len(data) - head_bytes
+        if body_bytes > _DIGESTED_BYTES or not _is_plain(message, body_bytes):
+            return
+        try:
+            intake = self._reader.read(message.method, message.path, message.version, message.raw_headers)
+        except RepriseError:
+            return
+        if intake.premise is None or not intake.plan.read:
+            return
+        if len(self._known) >= _MOST_HEADS:
+            self._known.clear()
+        self._known[data[:head_bytes]] = _Known(message.method, message.path, body_bytes, intake, intake.premise)
+
+    def _will_do(self, recording: Recording, intake: Intake) -> bool:
+        if not 0 < len(recording.body) <= _WRITTEN_BYTES or (intake.controls.pace or self._pace).kind != "instant":
+            return False
+        age_s = time.time() - recording.recorded_at
+        return policy.is_fresh(age_s, self._ttl_s, intake.controls.directives, any_age=intake.plan.any_age)
+
+    def _replay(
+        self, recording: Recording, known: _Known, gist: Gist, transport: asyncio.WriteTransport, started_s: float
+    ) -> None:
+        line = RequestLine(events.new_id(), known.method, admission.loggable(known.target))
+        transport.writelines(_answer(recording, line.id, known.intake.cors))
+        self._store.count_hit(recording.key)
+        line.read_head(recording.head)
+        line.cache, line.key, line.model, line.stream = "HIT", gist.key, gist.model, gist.stream
+        line.status, line.bytes, line.usage = recording.head.status, len(recording.body), recording.usage
+        line.frames = 1
+        line.first_byte_ms = line.duration_ms = round((time.monotonic() - started_s) * 1000, 3)
+        line.write()
+
+
+def _answer(recording: Recording, request_id: str, cors: Headers) -> Sequence[bytes]:
+    added: Headers = (
+        (b"Cache-Status", b'reprise; hit; key="%b"' % recording.key.encode()),
+        (b"X-Cache-Status", b"HIT"),
+        (b"Age", b"%d" % recording.age_s(time.time())),
+        (b"X-Reprise-Id", request_id.encode()),
+        *cors,
+    )
+    head: Head = replayed_head(recording)
+    if not recording.stream:
+        return framing.head_bytes(head, added, "length", None), recording.body
+    return framing.head_bytes(head, added, "chunked", None), *framing.whole_body(recording.body)
+
+
+def _is_plain(message: RawRequestMessage, body_bytes: int) -> bool:
+    """Whether this head asks nothing of the connection, and the body is just what came with it."""
+    fields = message.headers
+    return (
+        message.method == "POST"
+        and message.version == HttpVersion11
+        and not (message.should_close or message.chunked or message.upgrade)
+        and hdrs.EXPECT not in fields
+        and fields.get(hdrs.CONTENT_LENGTH) == str(body_bytes)
+    )
