@@ -15,7 +15,7 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "proxy"
 
-STORE_ON_DISK = ["store.directory", "store.database", "store.disk", "store.upkeep"]
+STORE_ON_DISK = ["store.directory", "store.database", "store.rows", "store.disk", "store.upkeep"]
 
 FLOORS = {
     # What things are called: values and errors.
@@ -31,7 +31,7 @@ FLOORS = {
     "waiting": [
         *("background", "balance", "traffic", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "client", "upstream", "faults", "resolver", "streams", "wire"),
-        *("store", "store.memory", "store.threads", "store.health"),
+        *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
         *STORE_ON_DISK,
     ],
     "journey": ["lookup", "lane", "gateway"],

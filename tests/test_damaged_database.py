@@ -108,7 +108,7 @@ def test_whatever_is_spoilt_nothing_wrong_is_read(
         with closing(shelf):
             assert_sound(shelf, recordings)
             new = recording(f"new {seed}")
-            Upkeep(shelf).put(new.key, encode(new), b"{}")
+            Upkeep(shelf).put([(new.key, encode(new), b"{}")])
             assert shelf.get(new.key) == encode(new)
             assert_sound(shelf, recordings)
 

@@ -11,7 +11,7 @@ from random import Random
 import orjson
 import pytest
 
-from proxy.store import RECORDING_DAMAGED
+from proxy.store.reading import RECORDING_DAMAGED
 from tests.conftest import Log, StartProxy
 from tests.exchanges import key_of, store_of, until
 from tests.harness import CHAT, Barrier, Proxy, Received, Response, ScriptedUpstream, plain, request_bytes

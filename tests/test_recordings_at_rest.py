@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE
+from proxy.store.reading import RECORDING_DAMAGED, RECORDING_UNREADABLE
 from tests.conftest import Log, StartProxy
 from tests.exchanges import REPLAYED, RICH_HEAD, key_of, recording_of, store_of, until, word
 from tests.harness import (

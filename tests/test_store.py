@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import structlog
 from structlog.testing import LogCapture
 
 from proxy import store as store_module
-from proxy.store import RECORDING_DAMAGED, RECORDING_UNREADABLE, TieredStore, health, upkeep
+from proxy.store import TieredStore, health, reading, upkeep, writing
 from proxy.store.codec import encode
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED, STORE_RECOVERED
+from proxy.store.reading import RECORDING_DAMAGED, RECORDING_UNREADABLE
+from proxy.store.rows import Row
 from tests.recordings import key_of, recording, sized
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
@@ -43,7 +45,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Logged:
     """What the store has logged of one event."""
     capture = LogCapture()
     monkeypatch.setattr(health, "_SETTLED_S", 0.0)
-    for module in (store_module, health, upkeep):
+    for module in (reading, health, upkeep):
         monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
     return lambda event: [dict(entry) for entry in capture.entries if entry["event"] == event]
 
@@ -58,8 +60,8 @@ async def open_store(directory: Path) -> AsyncIterator[OpenStore]:
         if shelf is not None:
             opened.append(TieredStore(shelf, memory_limit_bytes))
         else:
-            limits = {"size_limit_bytes": 100 * MIB, "memory_limit_bytes": memory_limit_bytes}
-            opened.append(await TieredStore.open(directory, **limits))
+            one = TieredStore.open(directory, size_limit_bytes=100 * MIB, memory_limit_bytes=memory_limit_bytes)
+            opened.append(await one)
         return opened[-1]
 
     yield open_one
@@ -78,17 +80,17 @@ class HeldShelf(Shelf):
         self.may_write = threading.Event()
         self.may_write.set()
 
-    def get(self, key: str) -> bytes | None:
-        entry = super().get(key)
+    def get_short(self, keys: Sequence[str]) -> dict[str, bytes | None]:
+        entries = super().get_short(keys)
         self.gets += 1
         self.reading.set()
         assert self.may_read.wait(PATIENCE_S)
-        return entry
+        return entries
 
-    def put(self, key: str, entry: bytes, summary: bytes) -> None:
+    def put_all(self, entries: Sequence[Row]) -> None:
         self.puts += 1
         assert self.may_write.wait(PATIENCE_S)
-        super().put(key, entry, summary)
+        super().put_all(entries)
 
 
 @pytest.fixture
@@ -276,7 +278,7 @@ async def test_too_much_that_waits_is_refused(
     held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow disk makes recordings be refused, not memory grow; one that is too large for the bound may wait alone."""
-    monkeypatch.setattr(store_module, "WAITING_LIMIT_BYTES", 5000)
+    monkeypatch.setattr(writing, "WAITING_LIMIT_BYTES", 5000)
     held.may_write.clear()
     store = await open_store(MIB, held)
 
@@ -293,7 +295,7 @@ async def test_a_recording_beyond_all_measure_is_refused(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no entry can hold is not kept at all."""
-    monkeypatch.setattr(store_module, "LARGEST_BYTES", 5000)
+    monkeypatch.setattr(writing, "LARGEST_BYTES", 5000)
     store = await open_store()
 
     assert not store.keep(sized("large", 6000))
@@ -447,7 +449,7 @@ async def test_what_nobody_foresaw_is_a_miss_and_no_end_of_the_housekeeping(
         raise fault
 
     with monkeypatch.context() as patched:
-        for name in ("get", "put", "removals", "count_hits"):
+        for name in ("get_short", "put_all", "removals", "count_hits"):
             patched.setattr(held, name, fails)
         assert [await store.fetch(one.key) for _ in range(3)] == [None] * 3
         assert store.keep(recording("two"))
@@ -482,7 +484,7 @@ async def test_those_that_wait_behind_a_lock_do_not_wait_for_minutes(
     directory: Path, held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has waited for longer than it may fails with the one before it, instead of waiting as long once more."""
-    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(writing, "_PATIENCE_S", 0.0)
     held.may_write.clear()
     store = await open_store(0, held)
     recordings = [recording(str(number)) for number in range(30)]
@@ -525,9 +527,8 @@ async def test_new_limits_hold_while_it_is_open(open_store: OpenStore, shelf: Sh
 async def test_a_store_whose_housekeeping_is_gone_closes(open_store: OpenStore) -> None:
     """Even where no task is left to be waited for."""
     store = await open_store()
-    for task in list(store._tasks):
-        task.cancel()
-    await until(lambda: not store._tasks)
+    store._housekeeping.cancel()
+    await until(store._housekeeping.done)
 
     await store.close()
 

@@ -15,30 +15,19 @@ volume of a full one would never fall again, and each new recording would drive 
 look-up took 11 µs among 10,000 recordings and 14 µs among a million.
 """
 
-import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from proxy.store import rows
 from proxy.store.codec import Damaged, Summary
-from proxy.store.database import ShelfTrouble, open_database, translated_errors
+from proxy.store.database import open_database, translated_errors
 from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, file_id
+from proxy.store.rows import Row
 
-_PAGE_ROWS = 1000
-
-_ROWS = """
-    SELECT rowid, key, tag, length(value), access_count FROM Cache
-    WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
-    ORDER BY rowid LIMIT ?
-"""
-_KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
-_COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
-# In the order in which they were stored, and not by the clock, which may have been wrong for some of them.
-_BY_AGE = "SELECT rowid, coalesce(length(value), 0) FROM Cache ORDER BY rowid"
 _TOUCH = "UPDATE Settings SET value = value WHERE key = 'count'"
 
 
@@ -56,6 +45,7 @@ class Shelf:
         self.opened: FileId
         """The file of the database that is in use."""
         self._file = directory / DATABASE
+        self._numbers: dict[int, int] = {}  # of the last replacement here, and the one before it: see `removals`
         self._used = threading.local()
         self.reopen()
 
@@ -88,17 +78,27 @@ class Shelf:
         """
         if not self.is_in_place():
             return None
-        with self._troubles():
-            entry: bytes | None = self._cache.get(key)
-            return entry
+        with self._connected() as connection:
+            return rows.get(connection, key)
+
+    def get_short(self, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """The entries of those keys that have one, at once; None for one that is long or `Damaged`: see `get`."""
+        if not self.is_in_place():
+            return {}
+        with self._connected() as connection:
+            return rows.get_short(connection, keys)
 
     def put(self, key: str, entry: bytes, summary: bytes) -> None:
         """Store an entry and what a listing shows of it, in place of what was there."""
-        with self._troubles(), self._cache.transact():
-            # A row that is written over keeps its place in the order of storing.
-            self._cache.delete(key)
-            self._cache.set(key, entry, tag=summary)
-        self._make_room()
+        self.put_all([(key, entry, summary)])
+
+    def put_all(self, entries: Sequence[Row]) -> None:
+        """Store entries in their order, each in place of what was there: all of them or none."""
+        with self._connected() as connection:
+            with rows.transaction(connection):
+                if rows.put(connection, entries):
+                    self._tell_others(connection)
+            self._make_room(connection)
 
     def delete(self, key: str) -> bool:
         """Remove a recording; whether there was one."""
@@ -122,18 +122,20 @@ class Shelf:
         can only read, so that a listing never waits for a writer, and a page of rows at a time is taken, so that no
         writer ever waits for a listing.
         """
-        for key, summary, stored_bytes, hits in self._rows(_ROWS):
-            try:
-                known = Summary.from_json(summary)
-            except Damaged:
-                continue
-            if known.key == key:
-                yield known, stored_bytes, hits
+        with self._connection("ro") as connection:
+            for key, summary, stored_bytes, hits in rows.summaries(connection):
+                try:
+                    known = Summary.from_json(summary)
+                except Damaged:
+                    continue
+                if known.key == key:
+                    yield known, stored_bytes, hits
 
     def keys(self) -> Iterator[str]:
         """The key of each recording, whether it can be read or not."""
-        for (key,) in self._rows(_KEYS):
-            yield key
+        with self._connection("ro") as connection:
+            for (key,) in rows.keys(connection):
+                yield key
 
     @property
     def count(self) -> int:
@@ -145,25 +147,24 @@ class Shelf:
         """What they take on disk, as the size limit counts it."""
         # Not diskcache's volume: that adds a number of its own, which may be anything once the database was damaged.
         # But through its connection: to open another one takes half as long as to store a recording.
-        with self._troubles():
-            ((pages,),) = self._cache._sql("PRAGMA page_count").fetchall()  # noqa: SLF001
-            ((page_bytes,),) = self._cache._sql("PRAGMA page_size").fetchall()  # noqa: SLF001
-            return int(pages) * int(page_bytes)
+        with self._connected() as connection:
+            return rows.volume_bytes(connection)
 
     def count_hits(self, hits: Mapping[str, int]) -> None:
         """Add to the hits of recordings, in one transaction; those that are gone are passed over."""
-        with self._connection("rw") as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_COUNT_HITS, [(count, key) for key, count in hits.items()])
-            connection.execute("COMMIT")
+        with self._connected() as connection, rows.transaction(connection):
+            rows.count_hits(connection, hits)
 
     def removals(self) -> object:
-        """Something that is different whenever somebody has removed a recording on purpose, or the whole database."""
+        """Something that is different whenever somebody has removed a recording on purpose, or the whole database.
+
+        Or has stored another in its place, unless that was this process: it knows which ones it has stored.
+        """
         if not self.is_in_place():
             return None
         with self._connection("ro") as connection:
-            ((number,),) = connection.execute("PRAGMA user_version").fetchall()
-            return self.opened, number
+            number = rows.number(connection)
+            return self.opened, self._numbers.get(number, number)
 
     def touch(self) -> None:
         """Write something, to see whether that can be done."""
@@ -183,27 +184,23 @@ class Shelf:
             self._used.cache = self._newest
         return self._newest
 
-    def _make_room(self) -> None:
-        while (excess_bytes := self.volume_bytes() - self.size_limit_bytes) > 0:
-            with self._connection("rw") as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                evicted = _oldest(connection.execute(_BY_AGE), excess_bytes)
-                connection.executemany("DELETE FROM Cache WHERE rowid = ?", evicted)
-                connection.execute("COMMIT")
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        while (excess_bytes := rows.volume_bytes(connection) - self.size_limit_bytes) > 0:
+            with rows.transaction(connection):
+                evicted = rows.evict(connection, excess_bytes)
             if not evicted:
                 return
 
     def _tell_of_removal(self) -> None:
-        # diskcache has no use for this number; a random one needs no transaction to differ from the last.
         with self._connection("rw") as connection:
-            connection.execute(f"PRAGMA user_version = {secrets.randbits(31)}")
+            rows.renumber(connection)
 
-    def _rows(self, select: str) -> Iterator[tuple[Any, ...]]:
-        last = 0
-        with self._connection("ro") as connection:
-            while rows := connection.execute(select, (last, _PAGE_ROWS)).fetchall():
-                last = rows[-1][0]
-                yield from (row[1:] for row in rows)
+    def _tell_others(self, connection: sqlite3.Connection) -> None:
+        # Here the new number stands for the one before it, so that what others have removed before is noticed as well;
+        # and does so before the transaction ends, from when on it can be read.
+        before = rows.number(connection)
+        known_as = self._numbers.get(before, before)
+        self._numbers = {before: known_as, rows.renumber(connection): known_as}
 
     @contextmanager
     def _connection(self, mode: Literal["ro", "rw"]) -> Iterator[sqlite3.Connection]:
@@ -219,19 +216,14 @@ class Shelf:
         try:
             with translated_errors():
                 yield
-        except ShelfTrouble:
+        except Exception:
             # A connection whose COMMIT failed is still within its transaction, and would refuse to begin another; one
             # that was made while nothing could be written will never write.
             self.close()
             raise
 
-
-def _oldest(rows: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int]]:
-    """The first of these rows that together are that large, but no more than a lock may be held for."""
-    chosen: list[tuple[int]] = []
-    for rowid, freed_bytes in islice(rows, _PAGE_ROWS):
-        if size_bytes <= 0:
-            break
-        chosen.append((rowid,))
-        size_bytes -= freed_bytes
-    return chosen
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """The calling thread's own connection, as diskcache has set it up."""
+        with self._troubles():
+            yield self._cache._con  # noqa: SLF001 - what it offers itself takes longer, see `rows`

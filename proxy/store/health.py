@@ -39,11 +39,18 @@ class Health:
         try:
             yield
         except self._troubles as trouble:
-            self._note_failure(str(trouble))
+            self.note(trouble)
         except _UNFORESEEN as fault:
-            self._note_failure(repr(fault))
+            self.note(fault)
         else:
+            self.note(None)
+
+    def note(self, fault: Exception | None) -> None:
+        """Take note of how it went elsewhere; None if it went well."""
+        if fault is None:
             self._note_success()
+        else:
+            self._note_failure(str(fault) if isinstance(fault, self._troubles) else repr(fault))
 
     def _note_failure(self, reason: str) -> None:
         self.works = False

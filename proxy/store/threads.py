@@ -6,31 +6,39 @@ The rule: each thread has a connection of its own, and closes it itself.
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar, TypeVarTuple
+from queue import SimpleQueue
+from typing import Any, TypeVar, TypeVarTuple
 
 _WAIT_S = 5.0  # for the others to end what they read, which takes a second at most
 _READERS = 4  # so that a long recording does not hold up a short one
 
 _Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
+_Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+_Inbox = SimpleQueue[_Job | None]
 
 
 class Threads:
-    """Some that read, and one that writes, so that two recordings of one key are written in their order."""
+    """Some that read, and one that writes, so that two recordings of one key are written in their order.
+
+    Not an executor's: its futures cost more than a look-up in the database.
+    """
 
     def __init__(self, close_connection: Callable[[], None]) -> None:
         """`close_connection` closes that of the calling thread; it gets another one when it needs it."""
         self._close_connection = close_connection
-        self._readers = ThreadPoolExecutor(_READERS, "store-reader")
-        self._writer = ThreadPoolExecutor(1, "store-writer")
+        self._loop = asyncio.get_running_loop()
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._to_read, self._to_write = _Inbox(), _Inbox()
+        self._threads = [self._started("store-writer", self._to_write)]
+        self._threads += [self._started(f"store-reader-{number}", self._to_read) for number in range(_READERS)]
 
-    async def read(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call, *arguments)
+    def read(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> asyncio.Future[_T]:
+        return self._ask(self._to_read, call, arguments)
 
-    async def write(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, call, *arguments)
+    def write(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> asyncio.Future[_T]:
+        return self._ask(self._to_write, call, arguments)
 
     async def close_connections(self) -> None:
         """Close those of all threads, each when it has done what it is at."""
@@ -45,7 +53,46 @@ class Threads:
         await asyncio.gather(self.write(self._close_connection), *(self.read(close_one) for _ in range(_READERS)))
 
     async def close(self) -> None:
-        """Do what waits to be done, and end."""
+        """Do what waits to be done, and what comes of that, and end."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
         await self.close_connections()
-        self._readers.shutdown()
-        self._writer.shutdown()
+        self._to_write.put(None)
+        for _ in range(_READERS):
+            self._to_read.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _started(self, name: str, inbox: _Inbox) -> threading.Thread:
+        # A program that ends without closing its store does not wait for these.
+        thread = threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _ask(self, inbox: _Inbox, call: Callable[..., _T], arguments: tuple[Any, ...]) -> asyncio.Future[_T]:
+        answer: asyncio.Future[_T] = self._loop.create_future()
+        self._under_way.add(answer)
+        answer.add_done_callback(self._under_way.discard)
+        inbox.put((answer, call, arguments))
+        return answer
+
+    def _work(self, inbox: _Inbox) -> None:
+        while (job := inbox.get()) is not None:
+            answer, call, arguments = job
+            try:
+                result, fault = call(*arguments), None
+            except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+                result, fault = None, error
+            with suppress(RuntimeError):  # the loop is closed: nobody awaits it
+                self._loop.call_soon_threadsafe(_settle, answer, result, fault)
+            # Not kept while nothing is to be done: it may be many megabytes.
+            del job, answer, call, arguments, result, fault
+
+
+def _settle(answer: asyncio.Future[_T], result: _T, fault: Exception | None) -> None:
+    if answer.done():  # whoever asked was cancelled
+        return
+    if fault is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(fault)

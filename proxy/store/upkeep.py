@@ -4,6 +4,7 @@ The rule: recordings were paid for, so what can't be read any more is moved asid
 several that were, the fullest is kept.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from proxy.events import log
 from proxy.store.database import ShelfDamaged, ShelfTrouble
 from proxy.store.directory import COMPANIONS, DATABASE, WRITE_AHEAD_LOG, DamagedDatabase, FileId, alone_in, file_id
 from proxy.store.disk import Shelf
+from proxy.store.rows import Row
 
 STORE_SET_ASIDE = "store_set_aside"
 STORE_OPENED_ANEW = "store_opened_anew"
@@ -39,8 +41,8 @@ class Upkeep:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    def put(self, key: str, entry: bytes, summary: bytes) -> None:
-        """Store an entry where it can be found again.
+    def put(self, rows: Sequence[Row]) -> None:
+        """Store entries where they can be found again: all of them, or none.
 
         Raises:
             ShelfTrouble: the disk or the database fails.
@@ -48,13 +50,13 @@ class Upkeep:
         """
         self.tend()
         try:
-            self._shelf.put(key, entry, summary)
+            self._shelf.put_all(rows)
         except ShelfDamaged as refused:
             damage = refused
         else:
             return
         self._replace(str(damage))
-        self._shelf.put(key, entry, summary)
+        self._shelf.put_all(rows)
 
     def tend(self) -> None:
         """Open what is there now, if somebody has moved or removed the database.

@@ -1,0 +1,154 @@
+"""The rows of a database of recordings: what SQLite is told about them, on a connection that is open.
+
+The rule: every statement about a recording stands here. They are not diskcache's ways in, which take twice as long and
+one key at a time; the tables are its own, and what a row may hold is `BytesDisk`'s to say.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from diskcache.core import MODE_RAW
+
+from proxy.store.database import BytesDisk
+
+SHORT_BYTES = 16 * 1024
+"""An entry up to here holds a few hundred kilobytes of an event stream, unpacked in less than a millisecond."""
+
+Row = tuple[str, bytes, bytes]
+"""Key, entry, and what a listing shows of it."""
+
+_PAGE_ROWS = 1000
+
+_GET = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+# SQLite finds the type and the length of a value without reading it.
+_GET_SHORT = f"""
+    SELECT key, CASE WHEN typeof(value) = 'blob' AND length(value) <= ? AND mode = {MODE_RAW} AND filename IS NULL
+    THEN value END FROM Cache WHERE raw = 1 AND key IN
+"""  # noqa: S608 - a number of diskcache's
+_REMOVE = "DELETE FROM Cache WHERE key = ? AND raw = 1"
+_INSERT = """
+    INSERT INTO Cache (key, raw, store_time, access_time, tag, mode, value) VALUES (?1, 1, ?4, ?4, ?3, ?5, ?2)
+"""
+_ROWS = """
+    SELECT rowid, key, tag, length(value), access_count FROM Cache
+    WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
+    ORDER BY rowid LIMIT ?
+"""
+_KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
+_COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
+# In the order in which they were stored, and not by the clock, which may have been wrong for some of them.
+_BY_AGE = "SELECT rowid, coalesce(length(value), 0) FROM Cache ORDER BY rowid"
+_EVICT = "DELETE FROM Cache WHERE rowid = ?"
+_VOLUME = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+
+_disk = BytesDisk("")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing; what fails within leaves the connection to be closed."""
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.execute("COMMIT")
+
+
+def get(connection: sqlite3.Connection, key: str) -> bytes | None:
+    """The entry under a key.
+
+    Raises:
+        Damaged: the row is not one that `put` wrote.
+    """
+    for mode, filename, value in connection.execute(_GET, (key,)).fetchall():
+        return _disk.fetch(mode, filename, value, read=False)
+    return None
+
+
+def get_short(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, bytes | None]:
+    """The entries of those keys that have one; None for one that only `get` can give, or refuse."""
+    statement = f"{_GET_SHORT} ({','.join('?' * len(keys))})"
+    return dict(connection.execute(statement, (SHORT_BYTES, *keys)).fetchall())
+
+
+def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
+    """Store entries in their order, the last of each key; whether any of them took the place of another."""
+    latest: dict[str, Row] = {}
+    for row in rows:
+        latest.pop(row[0], None)
+        latest[row[0]] = _of_bytes(row)
+    now_s = time.time()
+    # A row that is written over would keep its place in the order of storing.
+    removed = connection.executemany(_REMOVE, [(key,) for key in latest]).rowcount
+    connection.executemany(_INSERT, [(*row, now_s, MODE_RAW) for row in latest.values()])
+    return removed > 0
+
+
+def evict(connection: sqlite3.Connection, size_bytes: int) -> bool:
+    """Remove the oldest rows that together are that large, no more than a lock may be held for; whether there were any.
+
+    Their keys are not looked at.
+    """
+    evicted = _oldest(connection.execute(_BY_AGE), size_bytes)
+    connection.executemany(_EVICT, evicted)
+    return bool(evicted)
+
+
+def count_hits(connection: sqlite3.Connection, hits: Mapping[str, int]) -> None:
+    connection.executemany(_COUNT_HITS, [(count, key) for key, count in hits.items()])
+
+
+def volume_bytes(connection: sqlite3.Connection) -> int:
+    ((volume_bytes,),) = connection.execute(_VOLUME).fetchall()
+    return int(volume_bytes)
+
+
+def number(connection: sqlite3.Connection) -> int:
+    """One that changes with every `renumber`."""
+    ((number,),) = connection.execute("PRAGMA user_version").fetchall()
+    return int(number)
+
+
+def renumber(connection: sqlite3.Connection) -> int:
+    """The new number."""
+    # diskcache has no use for it; a random one needs no transaction to differ from the last.
+    number = secrets.randbits(31)
+    connection.execute(f"PRAGMA user_version = {number}")
+    return number
+
+
+def summaries(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """Key, summary, bytes on disk and hits of each row that can be one of ours."""
+    return _pages(connection, _ROWS)
+
+
+def keys(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    return _pages(connection, _KEYS)
+
+
+def _pages(connection: sqlite3.Connection, select: str) -> Iterator[tuple[Any, ...]]:
+    last = 0
+    while rows := connection.execute(select, (last, _PAGE_ROWS)).fetchall():
+        last = rows[-1][0]
+        yield from (row[1:] for row in rows)
+
+
+def _of_bytes(row: Row) -> Row:
+    key, entry, summary = row
+    if type(key) is not str or type(entry) is not bytes or type(summary) is not bytes:
+        raise TypeError("entries and summaries are bytes, and keys are text")
+    return row
+
+
+def _oldest(rows: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int]]:
+    """The first of these rows that together are that large, but no more than a lock may be held for."""
+    chosen: list[tuple[int]] = []
+    for rowid, freed_bytes in islice(rows, _PAGE_ROWS):
+        if size_bytes <= 0:
+            break
+        chosen.append((rowid,))
+        size_bytes -= freed_bytes
+    return chosen

@@ -1,0 +1,147 @@
+"""Recordings are written to the shelf: all that wait, in one transaction.
+
+The rule: each is here until it is written or has failed to be, and one that fails takes no other with it.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from typing import NamedTuple
+
+from proxy.recording import Recording
+from proxy.store.codec import LARGEST_BYTES, encode, summary
+from proxy.store.database import ShelfTrouble
+from proxy.store.directory import UnusableDirectory
+from proxy.store.disk import Shelf
+from proxy.store.health import Health
+from proxy.store.threads import Threads
+from proxy.store.upkeep import Upkeep
+
+WAITING_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of recordings that wait to be written. A disk takes that much in about a second; one that does not is in trouble,
+and what waits for it is memory that grows with every answer."""
+
+_GATHERING_S = 0.02
+"""For others to come: answers that come one after the other share a transaction, which costs as much as to write two or
+three of them. Meanwhile they are found here; whoever kills the process loses as much more."""
+
+# A transaction is over within some ten milliseconds: other processes wait for it, and for all of it.
+_MOST_AT_ONCE = 256
+_MOST_BYTES_AT_ONCE = 4 * 1024 * 1024
+_SHARE_OF_LIMIT = 16  # by no more is the limit of a small store exceeded, until the oldest have given way
+
+_PATIENCE_S = 10.0  # behind writes that fail: each of them may take as long as a lock is waited for
+
+
+class _Kept(NamedTuple):
+    recording: Recording
+    at_s: float
+
+
+class _Written(NamedTuple):
+    recording: Recording
+    fault: Exception | None
+
+
+class Writing:
+    """Recordings that wait to be written, and the thread that does."""
+
+    def __init__(self, shelf: Shelf, threads: Threads, *, shared: bool) -> None:
+        """`shared`: other processes serve what is written here, and should have it at once."""
+        self.waiting: dict[str, Recording] = {}
+        """The latest under each key."""
+        self.health = Health("writing", ShelfTrouble)
+        self.opening = Health("opening", UnusableDirectory)
+        self._shelf = shelf
+        self._upkeep = Upkeep(shelf)
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._gathering_s = 0.0 if shared else _GATHERING_S
+        self._gathering: asyncio.TimerHandle | None = None
+        self._kept: deque[_Kept] = deque()
+        self._waiting_bytes = 0
+        self._job: asyncio.Future[list[_Written]] | None = None
+        self._is_ending = False
+        self._failed_s = -math.inf
+
+    def has_room_for(self, size_bytes: int) -> bool:
+        # One that is larger than the limit is taken when nothing else waits.
+        full = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > WAITING_LIMIT_BYTES
+        return not full and size_bytes <= LARGEST_BYTES
+
+    def put(self, recording: Recording, size_bytes: int) -> None:
+        self.waiting[recording.key] = recording
+        self._waiting_bytes += size_bytes
+        self._kept.append(_Kept(recording, time.monotonic()))
+        if self._job or self._gathering:
+            return
+        if self._gathering_s:
+            self._gathering = self._loop.call_later(self._gathering_s, self._write)
+        else:
+            self._write()
+
+    async def finish(self) -> None:
+        """Write what waits, and wait for it; no more is put."""
+        self._is_ending = True
+        if self._gathering:
+            self._gathering.cancel()
+            self._write()
+        while self._job:
+            await asyncio.wait((self._job,))
+
+    async def examine(self) -> None:
+        """See whether the database is one, and replace it if not."""
+        with self.opening.watched(), self.health.watched():
+            await self._threads.write(self._upkeep.examine)
+
+    def _write(self) -> None:
+        self._gathering, self._job = None, self._threads.write(self._write_some)
+        self._job.add_done_callback(self._note)
+
+    def _write_some(self) -> list[_Written]:
+        kept = self._taken()
+        fault = self._put(kept)
+        if fault is None or len(kept) == 1:
+            return [_Written(one.recording, fault) for one in kept]
+        # It may be only one of them that can't be written.
+        return [_Written(one.recording, self._put([one])) for one in kept]
+
+    def _taken(self) -> list[_Kept]:
+        most_bytes = min(_MOST_BYTES_AT_ONCE, self._shelf.size_limit_bytes // _SHARE_OF_LIMIT)
+        taken = [self._kept.popleft()]
+        size_bytes = taken[0].recording.size_bytes
+        while self._kept and len(taken) < _MOST_AT_ONCE:
+            size_bytes += self._kept[0].recording.size_bytes
+            if size_bytes > most_bytes:
+                break
+            taken.append(self._kept.popleft())
+        return taken
+
+    def _put(self, kept: list[_Kept]) -> Exception | None:
+        # While it waited another one failed, and this one may take as long to fail, with more behind it.
+        if self._failed_s - kept[0].at_s > (0 if self._is_ending else _PATIENCE_S):
+            return ShelfTrouble("the disk failed before, and there is no time to wait for it")
+        try:
+            self._upkeep.put([(one.key, encode(one), summary(one).to_json()) for one, _ in kept])
+        except (ShelfTrouble, UnusableDirectory) as trouble:
+            self._failed_s = time.monotonic()
+            return trouble
+        except Exception as fault:  # noqa: BLE001 - `health` is told of it
+            return fault
+        self._failed_s = -math.inf
+        return None
+
+    def _note(self, job: asyncio.Future[list[_Written]]) -> None:
+        self._job = None
+        for recording, fault in job.result():
+            self._waiting_bytes -= recording.size_bytes
+            if self.waiting.get(recording.key) is recording:
+                del self.waiting[recording.key]
+            if isinstance(fault, UnusableDirectory):
+                self.opening.note(fault)
+            else:
+                self.opening.note(None)
+                self.health.note(fault)
+        if self._kept:
+            self._write()
