@@ -1,9 +1,14 @@
 """An entry of the store is read back whole and unharmed, or it is damaged: nothing in between, and nothing else."""
 
 import json
+import struct
 import sys
+from base64 import b85decode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,6 +27,36 @@ else:
 
 COMPRESSED = recording("one", [b"data: {}\n\n"] * 20)
 PLAIN = recording("two", [bytes(range(7))])
+STRANGE = replace(PLAIN, request=replace(PLAIN.request, path="/v1/\udcff", namespace="\xe9"))
+
+FORMERLY_WRITTEN = (
+    (
+        COMPRESSED,
+        (
+            "iBeEf4GJ0x009620004)000000001d0000000013000000002U0000KwA8KP#c6J2Rc1k6mnfwA89HtF`E=3A^av;)o?}6vdm?LP"
+            "c_KO@H#RvkV>4l7Gc`0YVq!QjGh;9^Fk&-dWo0%tV`MluI5#meGcq$YWnnO5Hf1+4G&5r`VPs@CGiGKqGcjdkA}k_uWn*u0WMyPu"
+            "VRRxoF*h(UFfcGMFfcAMH7p`+Wprq7WFk5uP)}1-A}k_sVRUFBIwCK2F)w3iVRSEJZ*6dFWprt8ZgV0mB6eYNc_KPnTOx08Wo}_<"
+            "En;PKVInLdcs(&9U0p09ZeeX@b8ul}Wg<EvbY*jNb0RDvb75_8Y-J)kGAtr<bYXOLb0Ru2Ffc44a%Ew2Z*C$wB2P;qEFx%SVPs`;"
+            "b0RuhTOvbmZggdCbS+eQaAhJaB6MYVbT4IgWo~pWb98cLVQo7gV`yP=b7gcrb#!JeI3isvTOxQZa%FLKWpi{bX=EZSB64MMUoj$G"
+            "T`VGKWnpArb#o#*GBhwSFfc44V`yb#Ya%)#WN&U|A}k_vbaG{3Z6Z2!a&=`aB5iMEWo#lkB4==PEi`W}ZE0?4A}k_xb75y?B05_+"
+            "EHYhvD77#BU=RV70|1hS7ay=E9Sp+&0>~B=k?XD8k0AtS>t-lQ!4&EsJ@SGu2?jv0I11x9nsyEsljaQDv%<4gBQI-FNCuEaC_bkr"
+            "sf-GZ*_HA6DVdQor5{cL2R`rmt~9t2&Uyt^uiOF#028Dbco=vHATgj#+?6V4"
+        ),
+    ),
+    (
+        STRANGE,
+        (
+            "iBeEf4GJ0x009610004x000000001M0000000013000000000700001Qx{=mkB7c})pmbFq>^Eh<6==_%=i5iHR}KNSi`P&dm?LP"
+            "c_KO@GiGBnV`FAzH#9XkH!x)~V=!bnIc7I8W-~BmW-vB2He)zsWn^SDF=JyfWH)3pWHUE5VlZT4Wi~i9Win<nA}k_uWn*u0WMyPu"
+            "VRRxoF*h(UFfcGMFfcAMH7p`+Wprq7WFk5uP)}1-A}k_sVRUFBIwCK2F)v(oWMgJ#A}k_yVRCsQI$K*JZ*XO9VQDR5WprU8EFyS4"
+            "F(O@EEFx}UZDn(CVPj<?IwD+kFfe5~A}k_vVQp}1Wg<E<EFyDsVRUtKB04fKFf1Z+Wnpt~ZX!A&PfH>!B4}k{WMy)5B05`JB13O("
+            "bY*UIEmV1MWg;vhbY*ySFJ*RRZgeekbaG{3Z95=iXkl`5Wpq7tbY?9$B3&$7B6uxwWpQ<7b960fWFjmga%FK}F(O@EEFx%SVPs!*"
+            "b0Ru2G%zqQFf1ZtXk}w-B03^uZ*FBGEFyDsa%Ev{B06+(b!99fZEs{{Y$7@$XK-{aG;b|!X>MsEEFyJtVP|C`I$Jp`GF^RpB5h@J"
+            "b75y?b0Ruhdm>|RZggdCbRs$;Q(<`^Xk~0{Zz3!ra&K&9B03^<b7gWOeO)XfZEs{{Y$7@$XK-{aG;b|!X>MsEEFyDsa%Ev{B06+("
+            "b!B}30RjUA1qKHI005BC0{{R3000"
+        ),
+    ),
+)
 
 
 def forge(
@@ -55,6 +90,72 @@ def test_what_is_decoded_is_what_was_encoded(one: Recording) -> None:
     entry = encode(one)
 
     assert decode(entry, one.key) == one
+
+
+def slow_planes(numbers: list[int], size: int) -> bytes:
+    whole = [number.to_bytes(size, "little", signed=size == 8) for number in numbers]
+    return b"".join(bytes(number[plane] for number in whole) for plane in range(size))
+
+
+def slowly_encoded(one: Recording) -> bytes:
+    """The entry as the format's description has it, uncompressed."""
+    request, head, times = one.request, one.head, one.timeline
+    facts = {
+        "key": one.key,
+        "recorded_at": float(one.recorded_at),
+        "method": request.method,
+        "path": request.path,
+        "vary": request.vary,
+        "namespace": request.namespace,
+        "sample": request.sample,
+        "status": head.status,
+        "reason": head.reason,
+        "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers],
+        "head_us": times.head_us,
+        "check": one.check,
+        "stream": one.stream,
+        "model": one.model,
+        "usage": one.usage,
+    }
+    text = json.dumps(facts, separators=(",", ":")).encode("ascii")
+    gaps = [later - earlier for earlier, later in pairwise([0, *times.arrived_us])]
+    payload = request.body + one.body + slow_planes(list(times.lengths), 4) + slow_planes(gaps, 8)
+    lengths = (len(text), len(payload), len(request.body), len(one.body), len(times.lengths))
+    layout = struct.pack(">8sHHIQQQI", b"\x89RPR\r\n\x1a\n", 1, 0, *lengths)
+    return layout + sha256(layout + text + payload).digest() + text + payload
+
+
+@given(recordings())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_entries_are_in_the_format_that_is_described(one: Recording) -> None:
+    """What was written by the book is read, and what is written has the same facts and payload."""
+    described, entry = slowly_encoded(one), encode(one)
+
+    assert decode(described, one.key) == one
+    assert facts_of(entry) == facts_of(described)
+    assert payload_of(one) == described[len(described) - len(payload_of(one)) :]
+
+
+def facts_of(entry: bytes) -> Any:
+    layout = codec._Layout._make(codec._LAYOUT.unpack_from(entry))
+    text = entry[codec._HEADER_BYTES : codec._HEADER_BYTES + layout.metadata_bytes]
+    return json.loads(text.decode("ascii"))
+
+
+@pytest.mark.parametrize(("one", "written"), FORMERLY_WRITTEN, ids=["compressed", "no UTF-8"])
+def test_entries_of_former_releases_are_read(one: Recording, written: str) -> None:
+    """The format has not changed, whatever writes it faster."""
+    assert decode(b85decode(written), one.key) == one
+
+
+def test_threads_that_encode_at_once_do_not_mix_their_entries() -> None:
+    """They share one compressor, each of whose calls makes a whole frame."""
+    many = [recording(f"{number}", [b"data: %d\n\n" % number * 5000]) for number in range(40)]
+
+    with ThreadPoolExecutor(4) as threads:
+        entries = list(threads.map(encode, many))
+
+    assert [decode(entry, one.key) for entry, one in zip(entries, many, strict=True)] == many
 
 
 def test_frames_that_are_far_apart_keep_their_times() -> None:

@@ -4,7 +4,7 @@ import pickle
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,19 @@ from proxy.store.codec import Damaged, encode, summary
 from proxy.store.database import BytesDisk, ShelfTrouble
 from proxy.store.disk import Shelf
 from tests.recordings import key_of, recording
-from tests.shelves import HOLD_THE_LOCK, MIB, Mine, another_process, noise, plant_row, put, rest_of, written
+from tests.shelves import (
+    HOLD_THE_LOCK,
+    MIB,
+    PLANTERS,
+    Mine,
+    another_process,
+    noise,
+    plant,
+    plant_row,
+    put,
+    rest_of,
+    written,
+)
 
 
 @pytest.fixture
@@ -67,6 +79,67 @@ def test_what_was_deleted_is_gone(shelf: Shelf) -> None:
     assert shelf.count == 0
     assert shelf.get(key_of("8")) is None
     assert len({at_first, then, shelf.removals()}) == 3
+
+
+def test_what_takes_the_place_of_another_is_told_to_others(directory: Path, shelf: Shelf) -> None:
+    """Not to the one that wrote it, unless something was removed before, which that one has not noticed yet."""
+    put(shelf, recording("one"), recording("two"))
+    with closing(Shelf.open(directory, 100 * MIB)) as other:
+        at_first, to_other = shelf.removals(), other.removals()
+
+        put(shelf, recording("three"))
+        assert (shelf.removals(), other.removals()) == (at_first, to_other)
+
+        for _ in range(3):
+            put(shelf, recording("one"))
+            assert shelf.removals() == at_first
+            assert other.removals() != to_other
+            to_other = other.removals()
+
+        assert other.delete(key_of("two"))
+        put(shelf, recording("one"))
+        assert shelf.removals() != at_first
+
+
+def test_one_that_can_not_be_stored_leaves_the_others_out_too(directory: Path, shelf: Shelf) -> None:
+    """A batch is stored as a whole or not at all, and the next one is none the worse for it."""
+    put(shelf, recording("one"))
+    plant(
+        directory,
+        f"CREATE TRIGGER picky BEFORE INSERT ON Cache WHEN NEW.key = '{key_of('b')}' "
+        "BEGIN SELECT raise(ABORT, 'not this one'); END",
+    )
+
+    with pytest.raises(ShelfTrouble, match="not this one"):
+        shelf.put_all([(key_of(name), b"entry", b"{}") for name in ("a", "one", "b")])
+    assert list(shelf.keys()) == [key_of("one")]
+    assert shelf.get(key_of("one")) == encode(recording("one"))
+
+    shelf.put_all([(key_of(name), name.encode(), b"{}") for name in "aca"])
+    assert list(shelf.keys()) == [key_of(name) for name in ("one", "c", "a")]
+    assert shelf.count == 3
+
+
+@pytest.mark.parametrize("planted", [*PLANTERS, None])
+def test_many_are_read_as_each_by_itself(
+    planted: Callable[[Path, str, Path], None] | None, directory: Path, shelf: Shelf
+) -> None:
+    """Those that are short and sound; the rest is left to the one way of reading that can tell what is wrong."""
+    sound, long = recording("sound"), recording("long", [noise(100_000)])
+    put(shelf, sound, long)
+    key = key_of("planted")
+    if planted is not None:
+        planted(directory, key, directory.parent / "trace")
+    else:
+        plant_row(directory, key.encode(), value=b"x", tag=b"{}")
+
+    entries = shelf.get_short([sound.key, long.key, key, key_of("absent")])
+
+    assert entries == {sound.key: encode(sound), long.key: None} | ({key: None} if planted else {})
+    if planted is not None:
+        with pytest.raises(Damaged):
+            shelf.get(key)
+    assert shelf.get(long.key) == encode(long)
 
 
 def test_hits_are_counted_in_batches(shelf: Shelf) -> None:

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from structlog.testing import LogCapture
 from proxy import store as store_module
 from proxy.store import TieredStore, health, reading, upkeep, writing
 from proxy.store.codec import encode
+from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED, STORE_RECOVERED
@@ -24,6 +26,7 @@ from tests.recordings import key_of, recording, sized
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
 PATIENCE_S = 20.0
+NAMES = {key_of(name): name for name in ["large", *"abcd", *map(str, range(100))]}
 
 OpenStore = Callable[..., Awaitable[TieredStore]]
 Logged = Callable[[str], list[dict[str, Any]]]
@@ -76,6 +79,8 @@ class HeldShelf(Shelf):
 
     def hold(self) -> None:
         self.gets = self.puts = 0
+        self.batches: list[list[str]] = []
+        """The names of what was written together."""
         self.reading, self.may_read = threading.Event(), threading.Event()
         self.may_write = threading.Event()
         self.may_write.set()
@@ -89,6 +94,7 @@ class HeldShelf(Shelf):
 
     def put_all(self, entries: Sequence[Row]) -> None:
         self.puts += 1
+        self.batches.append([NAMES.get(key, key) for key, _, _ in entries])
         assert self.may_write.wait(PATIENCE_S)
         super().put_all(entries)
 
@@ -546,3 +552,208 @@ async def test_damage_that_can_not_be_removed_is_told_once(
 
     assert [entry["what"] for entry in logged(STORE_FAILED)] == ["reading"]
     assert not logged(RECORDING_DAMAGED)
+
+
+async def test_what_is_kept_meanwhile_is_written_together(held: HeldShelf, open_store: OpenStore) -> None:
+    """One transaction for all that wait, in the order in which they were kept; of one key the latest stays."""
+    store = await open_store(0, held)
+
+    for name in "abcab":
+        assert store.keep(sized(name, 2000))
+    assert store.keep(later := sized("a", 3000))
+    await until(lambda: not store._waiting)
+
+    assert held.puts == 1
+    assert list(held.keys()) == [key_of(name) for name in "cba"]
+    assert held.get(later.key) == encode(later)
+
+
+async def test_no_transaction_holds_the_lock_for_long(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is written in parts, by number and by bytes; one that is larger than that goes by itself."""
+    monkeypatch.setattr(writing, "_MOST_AT_ONCE", 4)
+    monkeypatch.setattr(writing, "_MOST_BYTES_AT_ONCE", 8000)
+    store = await open_store(0, held)
+
+    for number in range(8):
+        assert store.keep(sized(f"{number}", 2000))
+    for name, size_bytes in (("a", 5000), ("b", 5000), ("large", 20_000), ("c", 2000)):
+        assert store.keep(sized(name, size_bytes))
+    await until(lambda: not store._waiting)
+
+    assert held.batches == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["a"], ["b"], ["large"], ["c"]]
+
+
+async def test_a_small_store_is_not_overfilled_by_what_waits(open_store: OpenStore, held: HeldShelf) -> None:
+    """What is written at once is little beside the limit, by which the oldest have to give way."""
+    held.size_limit_bytes = 16 * 5000
+    store = await open_store(0, held)
+
+    for name in "abcd":
+        assert store.keep(sized(name, 2000))
+    await until(lambda: not store._waiting)
+
+    assert held.batches == [["a", "b"], ["c", "d"]]
+
+
+async def test_one_that_can_not_be_written_takes_no_other_with_it(
+    held: HeldShelf, open_store: OpenStore, logged: Logged
+) -> None:
+    """A transaction that fails is tried again for each of its recordings."""
+    plant(
+        held.directory,
+        f"CREATE TRIGGER picky BEFORE INSERT ON Cache WHEN NEW.key = '{key_of('b')}' "
+        "BEGIN SELECT raise(ABORT, 'not this one'); END",
+    )
+    store = await open_store(0, held)
+
+    for name in "abc":
+        assert store.keep(recording(name))
+    assert store.keep(replace(recording("strange"), recorded_at="never"))  # type: ignore[arg-type]  # fails to encode
+    await until(lambda: not store._waiting)
+
+    assert list(held.keys()) == [key_of("a"), key_of("c")]
+    (entry,) = logged(STORE_FAILED)
+    assert entry["what"] == "writing"
+
+
+async def test_closing_does_not_wait_for_more_to_come(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for others to be written with is written at once."""
+    monkeypatch.setattr(writing, "_GATHERING_S", PATIENCE_S)
+    store = await open_store(0, held)
+    assert store.keep(recording("one"))
+    store.count_hit(key_of("one"))
+
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await store.close()
+
+    assert [(known.key, hits) for known, _, hits in held.summaries()] == [(key_of("one"), 1)]
+
+
+async def test_what_other_processes_share_is_written_at_once(held: HeldShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a hit for them too; what is kept while it is written goes together."""
+    monkeypatch.setattr(writing, "_GATHERING_S", PATIENCE_S)
+    held.may_write.clear()
+    store = TieredStore(held, 0, shared=True)
+
+    for name in "abc":
+        assert store.keep(recording(name))
+        await until(lambda: held.puts == 1)
+    held.may_write.set()
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await until(lambda: not store._waiting)
+
+    assert held.batches == [["a"], ["b", "c"]]
+    await store.close()
+
+
+async def test_a_hit_is_counted_though_its_recording_is_not_written_yet(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be counted for none, if it came first."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", 0.005)
+    monkeypatch.setattr(writing, "_GATHERING_S", 0.05)
+    store = await open_store(MIB, held)
+    assert store.keep(recording("one"))
+    store.count_hit(key_of("one"))
+
+    await until(lambda: not store._hits)
+
+    await until(lambda: [hits for _, _, hits in held.summaries()] == [1])
+
+
+async def test_all_keys_that_are_asked_for_are_looked_for_at_once(held: HeldShelf, open_store: OpenStore) -> None:
+    """Present or not; what is found of them stays in memory."""
+    held.may_read.set()
+    put(held, *(recording(f"{number}") for number in range(10)))
+    store = await open_store(MIB, held)
+
+    found = await asyncio.gather(*(store.fetch(key_of(f"{number}")) for number in range(20)))
+
+    assert found == [recording(f"{number}") for number in range(10)] + [None] * 10
+    assert held.gets < 10
+    assert store.recall(key_of("0")) == recording("0")
+
+
+async def test_many_more_than_are_read_at_once_are_all_answered(held: HeldShelf, open_store: OpenStore) -> None:
+    """A thread takes so many, and what remains comes after it."""
+    held.may_read.set()
+    put(held, one := recording("one"))
+    store = await open_store(0, held)
+
+    fetches = [store.fetch(key_of(f"{number}")) for number in range(100)]
+    found = await asyncio.gather(*fetches, store.fetch(one.key))
+
+    assert found == [None] * 100 + [one]
+
+
+async def test_a_long_recording_holds_up_no_short_one(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read by itself, by another thread, while short ones that were asked for after it are answered."""
+    held.may_read.set()
+    long, short = recording("long", [noise(100_000)]), recording("short")
+    put(held, long, short)
+    store = await open_store(0, held)
+    reads, may_read = threading.Event(), threading.Event()
+
+    def slow_get(key: str) -> bytes | None:
+        reads.set()
+        assert may_read.wait(PATIENCE_S)
+        return Shelf.get(held, key)
+
+    monkeypatch.setattr(held, "get", slow_get)
+    waiting = asyncio.create_task(store.fetch(long.key))
+    await until(reads.is_set)
+
+    assert await asyncio.gather(*(store.fetch(key_of(name)) for name in ("short", "absent"))) == [short, None]
+    assert not waiting.done()
+    may_read.set()
+    assert await waiting == long
+
+
+async def test_those_that_are_looked_for_together_fail_one_by_one(
+    held: HeldShelf, open_store: OpenStore, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be read at once may only be one of them."""
+    put(held, *(recording(name) for name in "abc"))
+    store = await open_store(0, held)
+
+    def get(key: str) -> bytes | None:
+        if key == key_of("b"):
+            raise ShelfTrouble("not this one")
+        return Shelf.get(held, key)
+
+    def get_short(keys: Sequence[str]) -> dict[str, bytes | None]:
+        raise ShelfTrouble("one of them")
+
+    monkeypatch.setattr(held, "get", get)
+    monkeypatch.setattr(held, "get_short", get_short)
+    found = await asyncio.gather(*(store.fetch(key_of(name)) for name in "abc"))
+
+    assert found in ([recording("a"), None, recording("c")], [None, None, recording("c")])
+    assert logged(STORE_FAILED)[0]["reason"] in ("not this one", "one of them")
+
+
+async def test_a_recording_made_anew_is_no_reason_to_forget_all_others(
+    directory: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wrote it knows of it; another store, which may have the one before it in memory, forgets that."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", PATIENCE_S)
+    mine, other = await open_store(), await open_store()
+    for name in "ab":
+        assert mine.keep(recording(name))
+    await until(lambda: not mine._waiting and None not in (mine._removals, other._removals))
+    assert await other.fetch(key_of("a"))
+
+    assert mine.keep(later := recording("a", [b"data: [DONE]\n\n"]))
+    await until(lambda: not mine._waiting)
+    for store in (mine, other):
+        await store._notice_removals()
+
+    assert mine.recall(key_of("b"))
+    assert other.recall(key_of("a")) is None
+    assert await other.fetch(key_of("a")) == later

@@ -39,8 +39,9 @@ class _Kept(NamedTuple):
     at_s: float
 
 
-class _Written(NamedTuple):
-    recording: Recording
+class _Attempt(NamedTuple):
+    settled: list[_Kept]
+    """Written, or given up."""
     fault: Exception | None
 
 
@@ -61,16 +62,20 @@ class Writing:
         self._gathering: asyncio.TimerHandle | None = None
         self._kept: deque[_Kept] = deque()
         self._waiting_bytes = 0
-        self._job: asyncio.Future[list[_Written]] | None = None
+        self._job: asyncio.Future[_Attempt] | None = None
         self._is_ending = False
+        self._one_by_one = 0
+        """So many of those that wait were in a transaction that failed."""
         self._failed_s = -math.inf
 
     def has_room_for(self, size_bytes: int) -> bool:
+        """Whether a recording of that size may wait to be written."""
         # One that is larger than the limit is taken when nothing else waits.
         full = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > WAITING_LIMIT_BYTES
         return not full and size_bytes <= LARGEST_BYTES
 
     def put(self, recording: Recording, size_bytes: int) -> None:
+        """Have a recording written; `size_bytes` is its own."""
         self.waiting[recording.key] = recording
         self._waiting_bytes += size_bytes
         self._kept.append(_Kept(recording, time.monotonic()))
@@ -99,15 +104,21 @@ class Writing:
         self._gathering, self._job = None, self._threads.write(self._write_some)
         self._job.add_done_callback(self._note)
 
-    def _write_some(self) -> list[_Written]:
+    def _write_some(self) -> _Attempt:
         kept = self._taken()
         fault = self._put(kept)
         if fault is None or len(kept) == 1:
-            return [_Written(one.recording, fault) for one in kept]
-        # It may be only one of them that can't be written.
-        return [_Written(one.recording, self._put([one])) for one in kept]
+            return _Attempt(kept, fault)
+        # It may be only one of them that can't be written: each is tried by itself. Not here and now, since that may
+        # take as long for each, and it should be known how it goes.
+        self._kept.extendleft(reversed(kept))
+        self._one_by_one = len(kept)
+        return _Attempt([], fault)
 
     def _taken(self) -> list[_Kept]:
+        if self._one_by_one:
+            self._one_by_one -= 1
+            return [self._kept.popleft()]
         most_bytes = min(_MOST_BYTES_AT_ONCE, self._shelf.size_limit_bytes // _SHARE_OF_LIMIT)
         taken = [self._kept.popleft()]
         size_bytes = taken[0].recording.size_bytes
@@ -132,16 +143,17 @@ class Writing:
         self._failed_s = -math.inf
         return None
 
-    def _note(self, job: asyncio.Future[list[_Written]]) -> None:
+    def _note(self, job: asyncio.Future[_Attempt]) -> None:
         self._job = None
-        for recording, fault in job.result():
+        settled, fault = job.result()
+        for recording, _ in settled:
             self._waiting_bytes -= recording.size_bytes
             if self.waiting.get(recording.key) is recording:
                 del self.waiting[recording.key]
-            if isinstance(fault, UnusableDirectory):
-                self.opening.note(fault)
-            else:
-                self.opening.note(None)
-                self.health.note(fault)
+        if isinstance(fault, UnusableDirectory):
+            self.opening.note(fault)
+        else:
+            self.opening.note(None)
+            self.health.note(fault)
         if self._kept:
             self._write()
