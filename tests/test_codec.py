@@ -11,12 +11,14 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.recording import Head, Recording
 from proxy.store import codec, metadata
+from proxy.store import summary as summary_module
 from proxy.store.codec import LARGEST_BYTES, Damaged, Summary, UnknownVersion, decode, encode, summary
 from tests.recordings import chat, key_of, recording, recordings, timeline
 
@@ -420,7 +422,8 @@ def test_a_summary_says_what_a_listing_shows() -> None:
         (chat("x" * 500), "x" * 80),
         (chat("\u4f60\u597d " * 60), ("\u4f60\u597d " * 60)[:80]),
         (chat("\u202ea\u2028b\u00ad"), "a b"),
-        (chat("x" * 5_000_000), ""),
+        (chat("x" * 5_000_000), "x" * 80),
+        (b'{"input":"%s"}' % (b"x" * 5_000_000), ""),
     ],
     ids=lambda value: repr(value)[:60],
 )
@@ -429,6 +432,38 @@ def test_a_prompt_is_recognised(body: bytes, prompt: str) -> None:
     one = recording()
 
     assert summary(replace(one, request=replace(one.request, body=body))).prompt == prompt
+
+
+_said = st.text(st.characters() | st.sampled_from('"\\{}:, \n'), max_size=30) | st.sampled_from(
+    ["", '"role":"user"', '{"content":"x","role":"user"}', '\\"', "\U0001f600" * 400]
+)
+_parts = st.one_of(
+    st.builds(lambda text: {"text": text, "type": "text"}, _said),
+    st.builds(lambda text: {"image_url": {"url": text}, "type": "image_url"}, _said),
+)
+_messages = st.fixed_dictionaries(
+    {"content": _said | st.lists(_parts, max_size=3) | st.none()},
+    optional={"name": _said},
+).flatmap(lambda said: st.sampled_from(["user", "assistant", "system"]).map(lambda role: {**said, "role": role}))
+
+
+@given(st.lists(_messages, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_the_prompt_of_a_long_request_is_that_of_a_short_one(messages: list[dict[str, Any]]) -> None:
+    """It is found without parsing what may be megabytes, and what somebody said is not taken for a part of the form."""
+    body = orjson.dumps({"messages": messages, "model": "m", "stream": True}, option=orjson.OPT_SORT_KEYS)
+    short = summary(asked(body)).prompt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(summary_module, "_SHORT_BYTES", 0)
+        assert summary(asked(body)).prompt == short
+        patched.setattr(summary_module, "_LONGEST_READ_BYTES", 0)
+        found = summary(asked(body)).prompt
+    assert found == short or not found
+
+
+def asked(body: bytes) -> Recording:
+    return replace(PLAIN, request=replace(PLAIN.request, body=body))
 
 
 @given(recordings())

@@ -1,6 +1,7 @@
 """One request upstream for all who ask the same: whoever comes later gets everything from byte 0, and then live."""
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -74,15 +75,15 @@ async def test_what_came_about_while_the_disk_was_read_is_noticed(
     """1: looks on disk; 2: asks for an answer of its own; 1: finds nothing on disk, and yet need not ask upstream."""
     reading, may_go_on, barrier = threading.Event(), threading.Event(), Barrier()
     shelf = store_of(proxy)._shelf
-    read = shelf.get
+    read = shelf.get_short
 
-    def read_slowly(key: str) -> bytes | None:
-        entry = read(key)
+    def read_slowly(keys: Sequence[str]) -> dict[str, bytes | None]:
+        entries = read(keys)
         reading.set()
         assert may_go_on.wait(PATIENCE_S)
-        return entry
+        return entries
 
-    monkeypatch.setattr(shelf, "get", read_slowly)
+    monkeypatch.setattr(shelf, "get_short", read_slowly)
     upstream.will_send(sse_head(), chunk(HELLO), barrier, chunk(WORLD) + chunk(DONE) + LAST_CHUNK)
     first = await start_asking(proxy)
     await until(reading.is_set)

@@ -281,13 +281,13 @@ async def test_who_leaves_while_the_disk_is_read_takes_nothing_away(
         await recorder.app.stop()
     proxy = await start_proxy(cache__linger="0")
     gate, shelf = Gate(), store_of(proxy)._shelf
-    read = shelf.get
+    read = shelf.get_short
 
-    def read_slowly(key: str) -> bytes | None:
+    def read_slowly(keys: Sequence[str]) -> dict[str, bytes | None]:
         gate.pass_through()
-        return read(key)
+        return read(keys)
 
-    monkeypatch.setattr(shelf, "get", read_slowly)
+    monkeypatch.setattr(shelf, "get_short", read_slowly)
     asking = [await start_asking(proxy) for _ in range(3)]
     await until(lambda: proxy.app._traffic.active == 3 and gate.reached > 0)
 
