@@ -16,7 +16,7 @@ from proxy.app import StartFailed
 from proxy.config import SettingsError
 from tests.commands import Running, connect, environment, running
 from tests.conftest import Log, StartProxy
-from tests.exchanges import take, until, word, words
+from tests.exchanges import store_of, take, until, word, words
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -176,6 +176,7 @@ async def test_a_smaller_store_gives_way_at_once(proxy: Proxy, upstream: Scripte
     """In memory right away, on disk with the next recording."""
     upstream.will_send(plain(ANSWER))
     await words(*(proxy.ask({**PROMPT, "seed": number}) for number in range(3)))
+    await until(lambda: not store_of(proxy)._waiting)
 
     await reload(proxy, upstream, tmp_path, cache__memory_limit=0, cache__size_limit=1, cache__max_recording_size=1)
 
