@@ -120,7 +120,11 @@ def test_one_that_can_not_be_stored_leaves_the_others_out_too(directory: Path, s
     assert shelf.count == 3
 
 
-@pytest.mark.parametrize("planted", [*PLANTERS, None])
+def file_beside_a_value(directory: Path, key: str, _: Path) -> None:
+    plant_row(directory, key, mode=1, filename="../outside", value=b"x", tag=b"{}")
+
+
+@pytest.mark.parametrize("planted", [*PLANTERS, file_beside_a_value, None])
 def test_many_are_read_as_each_by_itself(
     planted: Callable[[Path, str, Path], None] | None, directory: Path, shelf: Shelf
 ) -> None:

@@ -26,6 +26,7 @@ from tests.recordings import key_of, recording, sized
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
 PATIENCE_S = 20.0
+REFUSE = "BEGIN SELECT raise(ABORT, 'not this one'); END"
 NAMES = {key_of(name): name for name in ["large", *"abcd", *map(str, range(100))]}
 
 OpenStore = Callable[..., Awaitable[TieredStore]]
@@ -601,11 +602,7 @@ async def test_one_that_can_not_be_written_takes_no_other_with_it(
     held: HeldShelf, open_store: OpenStore, logged: Logged
 ) -> None:
     """A transaction that fails is tried again for each of its recordings."""
-    plant(
-        held.directory,
-        f"CREATE TRIGGER picky BEFORE INSERT ON Cache WHEN NEW.key = '{key_of('b')}' "
-        "BEGIN SELECT raise(ABORT, 'not this one'); END",
-    )
+    plant(held.directory, f"CREATE TRIGGER picky BEFORE INSERT ON Cache WHEN NEW.key = '{key_of('b')}' {REFUSE}")
     store = await open_store(0, held)
 
     for name in "abc":
@@ -616,6 +613,22 @@ async def test_one_that_can_not_be_written_takes_no_other_with_it(
     assert list(held.keys()) == [key_of("a"), key_of("c")]
     (entry,) = logged(STORE_FAILED)
     assert entry["what"] == "writing"
+
+
+async def test_what_is_tried_again_does_not_overtake(held: HeldShelf, open_store: OpenStore) -> None:
+    """A recording of the same key that was kept meanwhile is still the latest."""
+    plant(held.directory, f"CREATE TRIGGER picky BEFORE INSERT ON Cache WHEN NEW.key = '{key_of('b')}' {REFUSE}")
+    held.may_write.clear()
+    store = await open_store(0, held)
+    for name in "ab":
+        assert store.keep(recording(name))
+    await until(lambda: held.puts == 1)
+
+    assert store.keep(later := sized("a", 3000))
+    held.may_write.set()
+    await until(lambda: not store._waiting)
+
+    assert held.get(later.key) == encode(later)
 
 
 async def test_closing_does_not_wait_for_more_to_come(
