@@ -6,7 +6,7 @@ The rule: each is what the proxy would have made of that question and its answer
 import sqlite3
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
@@ -64,7 +64,7 @@ def numbers(count: int, seed: int = 0) -> range:
     return range(first, first + count)
 
 
-def recordings(of: range, frames: int = 0) -> Iterator[Recording]:
+def recordings(of: Iterable[int], frames: int = 0) -> Iterator[Recording]:
     """Recordings of the questions of these numbers; with `frames` of streamed answers, which came all at once."""
     # Their canonical bodies differ in one number of ten digits, and to find each anew takes as long as all the rest.
     before, _, after = canonical_body(Question(0, frames).body()).text.partition(b"%010d" % 0)
