@@ -16,7 +16,7 @@ Keys have an index: a look-up took 11 µs among 10,000 recordings and 14 µs amo
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,9 +33,19 @@ _ROWS = """
     WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
     ORDER BY rowid LIMIT ?
 """
+_SOME_ROWS = """
+    SELECT key, tag, length(value), access_count FROM Cache
+    WHERE key IN ({}) AND raw = 1 AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
+"""
+_SOME_KEYS = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND typeof(key) = 'text'"
+_LAST_CHARACTER = "\U0010ffff"
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
 _COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
 _TOUCH = "UPDATE Settings SET value = value WHERE key = 'count'"
+
+
+Listed = tuple[Summary, int, int]
+"""Summary, bytes on disk and hits."""
 
 
 class Shelf:
@@ -113,20 +123,26 @@ class Shelf:
         self._tell_of_removal()
         return count
 
-    def summaries(self) -> Iterator[tuple[Summary, int, int]]:
+    def summaries(self) -> Iterator[Listed]:
         """Summary, bytes on disk and hits of each recording, in the order in which they were stored.
 
         No entry is read: the summary is diskcache's tag, for which diskcache has no listing. The connection is one that
         can only read, so that a listing never waits for a writer, and a page of rows at a time is taken, so that no
         writer ever waits for a listing.
         """
-        for key, summary, stored_bytes, hits in self._rows(_ROWS):
-            try:
-                known = Summary.from_json(summary)
-            except Damaged:
-                continue
-            if known.key == key:
-                yield known, stored_bytes, hits
+        return _listed(self._rows(_ROWS))
+
+    def summaries_of(self, keys: Sequence[str]) -> Iterator[Listed]:
+        """The same of some recordings, by their keys and in any order; of no more than a thousand at once."""
+        with self._connection("ro") as connection:
+            rows = connection.execute(_SOME_ROWS.format(",".join("?" * len(keys))), keys).fetchall()
+        return _listed(rows)
+
+    def keys_from(self, beginning: str) -> list[str]:
+        """The keys that begin so; found without going through all of them."""
+        with self._connection("ro") as connection:
+            found = connection.execute(_SOME_KEYS, (beginning, beginning + _LAST_CHARACTER)).fetchall()
+        return [key for (key,) in found]
 
     def keys(self) -> Iterator[str]:
         """The key of each recording, whether it can be read or not."""
@@ -220,3 +236,13 @@ class Shelf:
         """The calling thread's own connection, as diskcache has set it up: it does not sync each transaction."""
         with self._troubles():
             yield self._cache._con  # noqa: SLF001 - diskcache offers no other way to it
+
+
+def _listed(rows: Iterable[tuple[Any, ...]]) -> Iterator[Listed]:
+    for key, summary, stored_bytes, hits in rows:
+        try:
+            known = Summary.from_json(summary)
+        except Damaged:
+            continue
+        if known.key == key:
+            yield known, stored_bytes, hits
