@@ -128,7 +128,10 @@ class App:
     async def _build(self, resources: AsyncExitStack) -> None:
         cache = self._settings.cache
         self._store = await TieredStore.open(
-            cache.directory, size_limit_bytes=cache.size_limit, memory_limit_bytes=cache.memory_limit
+            cache.directory,
+            size_limit_bytes=cache.size_limit,
+            memory_limit_bytes=cache.memory_limit,
+            shared=self._shared is not None,
         )
         resources.push_async_callback(self._store.close)
         self._upstream = await resources.enter_async_context(Upstream(self._settings.upstream))

@@ -15,7 +15,7 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "proxy"
 
-STORE_ON_DISK = ["store.directory", "store.database", "store.rows", "store.disk", "store.upkeep"]
+STORE_ON_DISK = ["store.directory", "store.database", "store.rows", "store.space", "store.disk", "store.upkeep"]
 
 FLOORS = {
     # What things are called: values and errors.

@@ -54,6 +54,18 @@ def test_what_was_put_is_there_for_whoever_opens_the_directory(directory: Path, 
         assert list(again.summaries()) == [(summary(each), len(encode(each)), 0) for each in (one, two)]
 
 
+def test_some_are_found_by_their_keys_and_by_how_a_key_begins(shelf: Shelf) -> None:
+    """Without a look at the others; what is not there is passed over."""
+    recordings = [replace(recording(str(number)), key=f"{number:02x}" * 32) for number in range(50)]
+    put(shelf, *recordings)
+
+    some = {known.key: (stored, hits) for known, stored, hits in shelf.summaries_of(["00" * 32, "31" * 32, "ff" * 32])}
+    assert some == {each.key: (len(encode(each)), 0) for each in (recordings[0], recordings[49])}
+    assert sorted(shelf.keys_from("1")) == [each.key for each in recordings[16:32]]
+    assert shelf.keys_from("1f1") == ["1f" * 32]
+    assert shelf.keys_from("ff") == []
+
+
 def test_a_recording_takes_the_place_of_the_one_before_it(shelf: Shelf) -> None:
     """One key, one recording, the latest; its hits are counted anew."""
     put(shelf, recording("one"))

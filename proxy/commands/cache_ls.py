@@ -1,9 +1,11 @@
 """`reprise cache ls`: the recordings, a line each, the newest first."""
 
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from proxy.store.codec import Damaged
 from proxy.store.summary import Summary
 from proxy.transcript import assembled_text
 
+_MEMBERS = [field.name for field in fields(Summary)]
 _NUMERIC = frozenset(("AGE", "SIZE", "FRAMES", "TIME", "TOKENS", "HITS"))
 _FIRST_TO_GO = ("FRAMES", "TIME", "KIND", "TOKENS", "ROUTE", "SIZE", "HITS")  # where the terminal is narrow
 _LONGEST_MODEL = 24  # columns of a terminal; their names have up to 250 characters
@@ -34,12 +37,16 @@ class _Filter(NamedTuple):
     newer_than_s: float | None
     text: str | None
 
-    def wants(self, each: Listed, recorded: Recordings) -> bool:
+    def of(self, recorded: Recordings) -> Iterator[Listed]:
+        """Those that are wanted, the newest first."""
+        listed = recorded.newest_first(self._wants)
+        return (each for each in listed if self.text is None or _says(recorded, each.summary.key, self.text))
+
+    def _wants(self, each: Listed) -> bool:
         return (
             (self.model is None or fnmatchcase(each.summary.model or "", self.model))
             and (self.older_than_s is None or each.age_s >= self.older_than_s)
             and (self.newer_than_s is None or each.age_s <= self.newer_than_s)
-            and (self.text is None or _says(recorded, each.summary.key, self.text))
         )
 
 
@@ -64,11 +71,11 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
     """List the recordings, the newest first."""
     wanted = _Filter(model, older_than, newer_than, text)
     with recordings(config) as recorded:
-        shown = [each for each in recorded.listed() if wanted.wants(each, recorded)][:limit]
-        used_bytes = recorded.volume_bytes()
-    if as_json:
-        click.echo(json.dumps([_facts(each) for each in shown], indent=2))
-        return
+        found = islice(wanted.of(recorded), limit)
+        if as_json:
+            _write_array(found)
+            return
+        shown, used_bytes = list(found), recorded.volume_bytes()
     if shown:
         paper = console()
         paper.print(_table(shown, paper))
@@ -97,8 +104,19 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(inner)
 
 
+def _write_array(found: Iterator[Listed]) -> None:
+    """One by one, since there may be a million, and a line each."""
+    separator = "[\n"
+    for each in found:
+        sys.stdout.write(f"{separator}{json.dumps(_facts(each))}")
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+    sys.stdout.flush()
+
+
 def _facts(each: Listed) -> dict[str, object]:
-    return {**asdict(each.summary), "age_s": int(each.age_s), "stored_bytes": each.stored_bytes, "hits": each.hits}
+    summary = {name: getattr(each.summary, name) for name in _MEMBERS}
+    return {**summary, "age_s": int(each.age_s), "stored_bytes": each.stored_bytes, "hits": each.hits}
 
 
 def _table(shown: list[Listed], paper: Console) -> Table:

@@ -30,7 +30,7 @@ def command(*, config: Path | None, prefix: str, raw: bool, as_json: bool) -> No
     with recordings(config) as recorded:
         (key,) = recorded.find([prefix])
         recording = _read(recorded, key)
-        listed = next((each for each in recorded.listed() if each.summary.key == key), None)
+        listed = recorded.of_key(key)
     if raw:
         sys.stdout.buffer.write(recording.body)
         sys.stdout.buffer.flush()

@@ -7,7 +7,7 @@ that it took the upstream; a joined stream is no hit, and is not counted.
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import click
@@ -44,26 +44,27 @@ class _Sum:
 def command(*, config: Path | None, as_json: bool) -> None:
     """Show what is recorded, and what it has saved."""
     with recordings(config) as recorded:
-        listed, used_bytes = recorded.listed(), recorded.volume_bytes()
-    by_model = _sums(listed)
+        by_model, used_bytes = _sums(recorded.listed()), recorded.volume_bytes()
+    total = _sum(by_model.values())
     if as_json:
         models = [{"model": model, **asdict(each)} for model, each in by_model.items()]
         bounds = {"used_bytes": used_bytes, "size_limit_bytes": recorded.size_limit_bytes}
-        click.echo(json.dumps({**asdict(_sum(listed)), **bounds, "models": models}, indent=2))
+        click.echo(json.dumps({**asdict(total), **bounds, "models": models}, indent=2))
         return
-    if not listed:
+    if not total.recordings:
         click.echo(f"Nothing is recorded in {recorded.directory}.")
         return
     paper = console()
-    paper.print(f"{counted(len(listed), 'recording')} in {recorded.directory}", style="bold", soft_wrap=True)
+    paper.print(f"{counted(total.recordings, 'recording')} in {recorded.directory}", style="bold", soft_wrap=True)
     paper.print(_usage(used_bytes, recorded.size_limit_bytes), end="\n\n")
-    paper.print(_table(by_model, _sum(listed)))
+    paper.print(_table(by_model, total))
 
 
-def _sum(listed: Iterable[Listed]) -> _Sum:
+def _sum(sums: Iterable[_Sum]) -> _Sum:
     total = _Sum()
-    for each in listed:
-        total.add(each)
+    for each in sums:
+        for field in fields(_Sum):
+            setattr(total, field.name, getattr(total, field.name) + getattr(each, field.name))
     return total
 
 

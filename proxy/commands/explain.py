@@ -132,7 +132,7 @@ def _left_out(body: bytes, ignore: tuple[tuple[str, ...], ...]) -> list[str]:
 
 def _stored(cache: CacheSettings, key: str) -> _Stored:
     with opened(cache) as recorded:
-        listed = next((each for each in recorded.listed() if each.summary.key == key), None)
+        listed = recorded.of_key(key)
         try:
             recorded.read(key)
         except Damaged as damage:

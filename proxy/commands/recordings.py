@@ -4,8 +4,9 @@ The rule: looking makes nothing. Where nothing was ever recorded there is no sto
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
 from proxy.store.summary import Summary
+
+_FETCHED_AT_ONCE = 500
 
 SHORT = 12
 """Digits of a key that tell it from all others, in all likelihood."""
@@ -45,10 +48,26 @@ class Recordings:
         self.size_limit_bytes = cache.size_limit
         self._shelf = shelf
 
-    def listed(self) -> list[Listed]:
-        """All that a listing can show, the newest first."""
-        listed = [Listed(*row) for row in self._shelf.summaries()] if self._shelf else []
-        return sorted(listed, key=lambda each: each.summary.recorded_at, reverse=True)
+    def listed(self) -> Iterator[Listed]:
+        """All that a listing can show, in the order in which they were stored."""
+        return (Listed(*row) for row in self._shelf.summaries()) if self._shelf else iter(())
+
+    def newest_first(self, wanted: Callable[[Listed], bool]) -> Iterator[Listed]:
+        """Those of them that are wanted, the newest first."""
+        # There may be a million: only when they were recorded is held of all, and what is shown is fetched again.
+        found = ((each.summary.recorded_at, each.summary.key) for each in self.listed() if wanted(each))
+        keys = [key for _, key in sorted(found, key=itemgetter(0), reverse=True)]
+        for start in range(0, len(keys), _FETCHED_AT_ONCE):
+            some = keys[start : start + _FETCHED_AT_ONCE]
+            by_key = {each.summary.key: each for each in self._some(some)}
+            yield from (by_key[key] for key in some if key in by_key)  # one may have been removed by now
+
+    def of_key(self, key: str) -> Listed | None:
+        """What a listing shows of one recording."""
+        return next(self._some([key]), None)
+
+    def _some(self, keys: Sequence[str]) -> Iterator[Listed]:
+        return (Listed(*row) for row in self._shelf.summaries_of(keys)) if self._shelf else iter(())
 
     def keys(self) -> list[str]:
         return list(self._shelf.keys()) if self._shelf else []
@@ -68,12 +87,17 @@ class Recordings:
         Raises:
             Mistake: it is not exactly one key, with every prefix of which that is true.
         """
-        keys = self.keys()
-        found = {prefix: _beginning_with(prefix, keys) for prefix in prefixes}
+        found = {prefix: self._beginning_with(prefix) for prefix in prefixes}
         problems = [_problem(prefix, matches) for prefix, matches in found.items() if len(matches) != 1]
         if problems:
             raise Mistake("\n".join(problems))
         return list(dict.fromkeys(key for (key,) in found.values()))
+
+    def _beginning_with(self, prefix: str) -> list[str]:
+        # What can't be printed may be no text at all to a database, and is the beginning of no key.
+        if self._shelf is None or not prefix or not prefix.isprintable():
+            return []
+        return [prefix] if prefix in self._shelf.keys_from(prefix) else self._shelf.keys_from(prefix.lower())
 
     def remove(self, key: str) -> None:
         if self._shelf:
@@ -124,12 +148,6 @@ def opened(cache: CacheSettings) -> Iterator[Recordings]:
     finally:
         if shelf is not None:
             shelf.close()
-
-
-def _beginning_with(prefix: str, keys: Sequence[str]) -> list[str]:
-    if prefix in keys:
-        return [prefix]
-    return [key for key in keys if prefix and key.startswith(prefix.lower())]
 
 
 def _problem(prefix: str, matches: Sequence[str]) -> str:

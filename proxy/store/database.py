@@ -22,7 +22,7 @@ _SETTINGS = DEFAULT_SETTINGS | {
     "cull_limit": 0,  # it evicts ten rows whatever their size, the new one too if there are no more: `Shelf` does it
     "size_limit": 2**63 - 1,  # the shelf's own affair too, since it may change
     "statistics": 0,  # they write on every read too
-    "sqlite_auto_vacuum": 1,
+    "sqlite_auto_vacuum": 2,  # INCREMENTAL: room is given back where `space` does it
     "sqlite_cache_size": 2048,  # pages, 8 MB: each thread has a cache of its own, and the kernel has one for all
     "sqlite_journal_size_limit": 16 * 1024 * 1024,  # the write-ahead log never shrinks by itself
     "sqlite_mmap_size": 0,  # a mapped page that can't be read is a signal that kills the process

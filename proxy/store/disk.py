@@ -10,25 +10,27 @@ Entries of every size are kept in their rows, none in files beside the database,
   fast as a file of diskcache's, one of 2 MB is written as fast and read in 0.7 ms;
 - diskcache's volume counts rows by the database's pages and files without their blocks and directories.
 
-A database gives pages back only with `auto_vacuum` FULL (diskcache's default, stated in its settings); without it the
-volume of a full one would never fall again, and each new recording would drive out all others. Keys have an index: a
-look-up took 11 µs among 10,000 recordings and 14 µs among a million.
+Keys have an index: a look-up took 11 µs among 10,000 recordings and 14 µs among a million.
 """
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from proxy.store import rows
+from proxy.store import rows, space
 from proxy.store.codec import Damaged, Summary
 from proxy.store.database import open_database, translated_errors
 from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, file_id
 from proxy.store.rows import Row
 
 _TOUCH = "UPDATE Settings SET value = value WHERE key = 'count'"
+
+
+Listed = tuple[Summary, int, int]
+"""Summary, bytes on disk and hits."""
 
 
 class Shelf:
@@ -98,7 +100,7 @@ class Shelf:
             with rows.transaction(connection):
                 if rows.put(connection, entries):
                     self._tell_others(connection)
-            self._make_room(connection)
+            space.make_room(connection, self.size_limit_bytes)
 
     def delete(self, key: str) -> bool:
         """Remove a recording; whether there was one."""
@@ -106,16 +108,18 @@ class Shelf:
             deleted: bool = self._cache.delete(key)
         if deleted:
             self._tell_of_removal()
+            with self._connected() as connection:
+                space.give_back(connection)
         return deleted
 
     def clear(self) -> int:
         """Remove all recordings; how many there were."""
-        with self._troubles():
-            count: int = self._cache.clear()
+        with self._connected() as connection:
+            count = space.clear(connection)
         self._tell_of_removal()
         return count
 
-    def summaries(self) -> Iterator[tuple[Summary, int, int]]:
+    def summaries(self) -> Iterator[Listed]:
         """Summary, bytes on disk and hits of each recording, in the order in which they were stored.
 
         No entry is read: the summary is diskcache's tag, for which diskcache has no listing. The connection is one that
@@ -123,13 +127,17 @@ class Shelf:
         writer ever waits for a listing.
         """
         with self._connection("ro") as connection:
-            for key, summary, stored_bytes, hits in rows.summaries(connection):
-                try:
-                    known = Summary.from_json(summary)
-                except Damaged:
-                    continue
-                if known.key == key:
-                    yield known, stored_bytes, hits
+            yield from _listed(rows.summaries(connection))
+
+    def summaries_of(self, keys: Sequence[str]) -> Iterator[Listed]:
+        """The same of some recordings, by their keys and in any order; of no more than a thousand at once."""
+        with self._connection("ro") as connection:
+            yield from _listed(rows.summaries_of(connection, keys))
+
+    def keys_from(self, beginning: str) -> list[str]:
+        """The keys that begin so; found without going through all of them."""
+        with self._connection("ro") as connection:
+            return rows.keys_from(connection, beginning)
 
     def keys(self) -> Iterator[str]:
         """The key of each recording, whether it can be read or not."""
@@ -148,7 +156,7 @@ class Shelf:
         # Not diskcache's volume: that adds a number of its own, which may be anything once the database was damaged.
         # But through its connection: to open another one takes half as long as to store a recording.
         with self._connected() as connection:
-            return rows.volume_bytes(connection)
+            return space.volume_bytes(connection)
 
     def count_hits(self, hits: Mapping[str, int]) -> None:
         """Add to the hits of recordings, in one transaction; those that are gone are passed over."""
@@ -184,13 +192,6 @@ class Shelf:
             self._used.cache = self._newest
         return self._newest
 
-    def _make_room(self, connection: sqlite3.Connection) -> None:
-        while (excess_bytes := rows.volume_bytes(connection) - self.size_limit_bytes) > 0:
-            with rows.transaction(connection):
-                evicted = rows.evict(connection, excess_bytes)
-            if not evicted:
-                return
-
     def _tell_of_removal(self) -> None:
         with self._connection("rw") as connection:
             rows.renumber(connection)
@@ -224,6 +225,16 @@ class Shelf:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """The calling thread's own connection, as diskcache has set it up."""
+        """The calling thread's own connection, as diskcache has set it up: it does not sync each transaction."""
         with self._troubles():
             yield self._cache._con  # noqa: SLF001 - what it offers itself takes longer, see `rows`
+
+
+def _listed(found: Iterable[tuple[Any, ...]]) -> Iterator[Listed]:
+    for key, summary, stored_bytes, hits in found:
+        try:
+            known = Summary.from_json(summary)
+        except Damaged:
+            continue
+        if known.key == key:
+            yield known, stored_bytes, hits

@@ -7,9 +7,8 @@ one key at a time; the tables are its own, and what a row may hold is `BytesDisk
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 from diskcache.core import MODE_RAW
@@ -39,12 +38,14 @@ _ROWS = """
     WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
     ORDER BY rowid LIMIT ?
 """
+_SOME_ROWS = """
+    SELECT key, tag, length(value), access_count FROM Cache
+    WHERE raw = 1 AND typeof(tag) = 'blob' AND typeof(value) = 'blob' AND key IN
+"""
+_SOME_KEYS = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND typeof(key) = 'text'"
+_LAST_CHARACTER = "\U0010ffff"
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
 _COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
-# In the order in which they were stored, and not by the clock, which may have been wrong for some of them.
-_BY_AGE = "SELECT rowid, coalesce(length(value), 0) FROM Cache ORDER BY rowid"
-_EVICT = "DELETE FROM Cache WHERE rowid = ?"
-_VOLUME = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
 
 _disk = BytesDisk("")
 
@@ -87,23 +88,8 @@ def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     return removed > 0
 
 
-def evict(connection: sqlite3.Connection, size_bytes: int) -> bool:
-    """Remove the oldest rows that together are that large, no more than a lock may be held for; whether there were any.
-
-    Their keys are not looked at.
-    """
-    evicted = _oldest(connection.execute(_BY_AGE), size_bytes)
-    connection.executemany(_EVICT, evicted)
-    return bool(evicted)
-
-
 def count_hits(connection: sqlite3.Connection, hits: Mapping[str, int]) -> None:
     connection.executemany(_COUNT_HITS, [(count, key) for key, count in hits.items()])
-
-
-def volume_bytes(connection: sqlite3.Connection) -> int:
-    ((volume_bytes,),) = connection.execute(_VOLUME).fetchall()
-    return int(volume_bytes)
 
 
 def number(connection: sqlite3.Connection) -> int:
@@ -125,6 +111,17 @@ def summaries(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     return _pages(connection, _ROWS)
 
 
+def summaries_of(connection: sqlite3.Connection, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The same of some rows, by their keys."""
+    return connection.execute(f"{_SOME_ROWS} ({','.join('?' * len(keys))})", keys).fetchall()
+
+
+def keys_from(connection: sqlite3.Connection, beginning: str) -> list[str]:
+    """The keys that begin so, found without going through all of them."""
+    found = connection.execute(_SOME_KEYS, (beginning, beginning + _LAST_CHARACTER)).fetchall()
+    return [key for (key,) in found]
+
+
 def keys(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     return _pages(connection, _KEYS)
 
@@ -141,14 +138,3 @@ def _of_bytes(row: Row) -> Row:
     if type(key) is not str or type(entry) is not bytes or type(summary) is not bytes:
         raise TypeError("entries and summaries are bytes, and keys are text")
     return row
-
-
-def _oldest(rows: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int]]:
-    """The first of these rows that together are that large, but no more than a lock may be held for."""
-    chosen: list[tuple[int]] = []
-    for rowid, freed_bytes in islice(rows, _PAGE_ROWS):
-        if size_bytes <= 0:
-            break
-        chosen.append((rowid,))
-        size_bytes -= freed_bytes
-    return chosen

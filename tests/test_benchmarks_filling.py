@@ -1,0 +1,67 @@
+"""A filled store of the benchmark: what is in it is what the proxy would have recorded, so asking for it is a hit."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import questions
+from benchmarks.filling import UPSTREAM_NAME, fill, numbers, recordings
+from benchmarks.questions import Question
+from proxy.recording import Recording, Timeline
+from proxy.store.codec import decode
+from proxy.store.disk import Shelf
+from tests.conftest import StartProxy
+from tests.harness import ScriptedUpstream
+from tests.shelves import MIB
+
+
+async def test_every_recording_of_a_filled_store_is_a_hit(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """By the proxy's own key, with the right bytes, and the upstream is not asked; of more than one seed."""
+    fill(tmp_path / "store", 3)
+    fill(tmp_path / "store", 2, seed=1)
+    proxy = await start_proxy(upstream__name=UPSTREAM_NAME)
+
+    for number in (*numbers(3), *numbers(2, seed=1)):
+        response = await proxy.ask(Question(number).body())
+
+        assert (response.get("X-Cache-Status"), response.get("x-request-id")) == ("HIT", f"req_{number}")
+        assert await response.body() == questions.plain_body(number)
+    assert upstream.requests_seen == 0
+
+
+@pytest.mark.parametrize("frames", [0, 3], ids=["plain", "stream"])
+async def test_the_proxy_records_the_same(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, frames: int
+) -> None:
+    """All but the times, and how a stream was cut into frames."""
+    (number,) = numbers(1)
+    (made,) = recordings(numbers(1), frames)
+    upstream.will_send(questions.stream_answer(number, frames) if frames else questions.plain_answer(number))
+    proxy = await start_proxy(upstream__name=UPSTREAM_NAME)
+
+    await (await proxy.ask(Question(number, frames).body())).body()
+    await proxy.app.stop()
+
+    with closing(Shelf.open(tmp_path / "store", MIB)) as shelf:
+        entry = shelf.get(made.key)
+    assert entry is not None
+    assert _without_times(decode(entry, made.key)) == _without_times(made)
+
+
+def test_a_store_that_was_filled_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes make the rows; each question is there once, in its order, and is counted."""
+    monkeypatch.setattr("benchmarks.filling._AT_ONCE", 4)
+
+    fill(tmp_path / "store", 10)
+
+    with closing(Shelf.open(tmp_path / "store", MIB)) as shelf:
+        assert [summary.key for summary, *_ in shelf.summaries()] == [each.key for each in recordings(numbers(10))]
+        assert shelf.count == 10
+
+
+def _without_times(recording: Recording) -> Recording:
+    return replace(recording, recorded_at=0.0, timeline=Timeline(0))
