@@ -17,7 +17,7 @@ from typing import Self, TextIO
 _MOST_WAITING = 10_000  # texts, about 10 MB of log lines; at that point nobody has been reading for a while
 _LAST_WORDS_S = 1.0
 
-# A thread that wakes up costs what twenty lines do, and holds up the event loop; nobody who reads a log sees the delay.
+# Each time the thread wakes up it holds up the event loop, and nobody who reads a log sees so short a delay.
 _GATHERING_S = 0.01
 
 
