@@ -14,6 +14,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy import admission, events, headers
+from proxy.canonical import Uncacheable
 from proxy.client import Client
 from proxy.config import Settings
 from proxy.cors import Cors
@@ -30,7 +31,6 @@ from proxy.events import RequestLine, log
 from proxy.flight import Flight, Verdict
 from proxy.flights import Flights
 from proxy.intake import Intake
-from proxy.key import Uncacheable
 from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader
 from proxy.question import Premise, Question, Questions

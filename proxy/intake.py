@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from proxy import admission, headers, policy
 from proxy.admission import Controls, Route
+from proxy.canonical import Uncacheable
 from proxy.cors import Cors
 from proxy.errors import BadRequest
-from proxy.key import Uncacheable, with_hyphens
+from proxy.key import with_hyphens
 from proxy.policy import Mode, Plan
 from proxy.question import KeyRules, Premise
 from proxy.recording import Head, Headers

@@ -1,18 +1,15 @@
 """The cache key: two requests with the same key may be given the same answer.
 
-So everything that can change an answer takes part: the whole body with its numbers as they are spelled, absent never
-the same as a default. A body that two JSON readers could read differently gets no key at all.
+So everything that can change an answer takes part, with the whole body in its canonical form: absent is never the
+same as a default.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple
-from unicodedata import normalize
+from typing import Any
 
-import orjson
-
+from proxy.canonical import Uncacheable
 from proxy.recording import RecordedRequest
 
 SHARED_SCOPE = "shared"
@@ -24,68 +21,8 @@ _KEY_VERSION = "reprise key 1"  # to be changed with anything below that gives a
 # One field too few would give a caller's answers to another, one too many costs a miss. So the credentials of gateways
 # and clouds (x-goog-api-key, ocp-apim-subscription-key, helicone-auth) are known by how their names end.
 _CREDENTIAL = re.compile(r"(?:.*-)?(?:authorization|auth|(?<!idempotency-)key|apikey|token|secret)")
+_CREDENTIAL_ENDS = ("authorization", "auth", "key", "token", "secret")  # asked first, since few names have one of them
 _PAYERS = frozenset(("openai-organization", "openai-project"))
-
-# Twice what the largest requests hold, batches of tokens. Reading this many takes some 0.1 s in which no other thread
-# gets on, and 50 MB.
-_MOST_VALUES = 500_000
-
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # of an array, RFC 6901 section 4
-
-Reason = Literal[
-    "content_type",
-    "content_encoding",
-    "override",
-    "not_json",
-    "ambiguous_json",
-    "not_an_object",
-    "too_deep",
-    "too_many_values",
-    "stateful",
-    "stream_flag",
-]
-
-
-class Uncacheable(Exception):
-    """The request is forwarded as it came, and neither looked up nor recorded.
-
-    `reason` is for the log and for `Cache-Status`. The message tells a person more, and quotes nothing of the body.
-    """
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class CanonicalBody(NamedTuple):
-    """A request body in the one form that every spelling of it shares."""
-
-    text: bytes
-    """JSON without the ignored members: names sorted by code point, no white space, numbers as they came."""
-    members: dict[str, Any]
-    """The whole body as Python values, ignored members included."""
-
-
-def canonical_body(raw: bytes, ignore: Sequence[tuple[str, ...]] = ()) -> CanonicalBody:
-    """Bring a request body into canonical form, leaving out the members that `ignore` points to.
-
-    A pointer is a tuple of reference tokens, unescaped (RFC 6901). It may pass through arrays, but removes only a
-    member of an object; one that points nowhere is no error. The canonical form is its own canonical form.
-
-    Raises:
-        Uncacheable: `not_json`, also for what RFC 8259 permits and readers disagree about (a lone surrogate, a number
-            beyond a double); `not_an_object`; `ambiguous_json` for names in one object that are one name to some
-            reader, an integer outside [-2^63, 2^64) or a number too small for a double; `too_deep` for more than 254
-            arrays and objects within each other; `too_many_values`.
-    """
-    members = _read_strictly(raw)
-    try:
-        tree = json.loads(raw.decode(), object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction)
-        for pointer in ignore:
-            _remove(tree, pointer)
-        return CanonicalBody(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS), members)
-    except (RecursionError, orjson.JSONEncodeError) as error:
-        raise Uncacheable("too_deep", "its arrays and objects are nested too deeply") from error
 
 
 def refuse_stateful(members: Mapping[str, Any]) -> None:
@@ -172,71 +109,9 @@ def key_of_body(prefix: bytes, canonical: bytes) -> str:
     return digest.hexdigest()
 
 
-def _read_strictly(raw: bytes) -> dict[str, Any]:
-    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:  # no fewer than there are, some may stand within texts
-        raise Uncacheable("too_many_values", "it holds more values than are read for a key")
-    # orjson is the judge of what is JSON, since it refuses NaN, byte order marks, UTF-16, invalid UTF-8 and lone
-    # surrogates, all of which the standard library accepts.
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Uncacheable("not_json", str(error)) from error
-    if not isinstance(value, dict):
-        raise Uncacheable("not_an_object", "it is JSON, but no object")
-    return value
-
-
 def is_credential(name: str) -> bool:
     """Whether a header of that name, in lower case, says who asks."""
-    return _CREDENTIAL.fullmatch(with_hyphens(name)) is not None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members of one name some readers take the first, some the last.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise Uncacheable("ambiguous_json", "a name appears twice in one object")
-    names = "".join(members)
-    if names.isascii() and names.islower() and "\0" not in names:  # as nearly all are: then they are what they seem
-        return members
-    if len({_as_loosely_read(name) for name in members}) != len(pairs):
-        raise Uncacheable("ambiguous_json", "two names in one object are one to some readers")
-    return members
-
-
-def _as_loosely_read(name: str) -> str:
-    # Go's and .NET's readers match the names of members whatever their case, Swift compares texts whatever their normal
-    # form, and a reader in C may end them at NUL. Such a reader takes one of two, and the key knows no order.
-    return normalize("NFC", name.partition("\0")[0].casefold())
-
-
-def _integer(text: str) -> orjson.Fragment:
-    # Beyond 64 bits readers round, wrap or refuse. One beyond a double, too long for int(), orjson has refused.
-    if not -(2**63) <= int(text) < 2**64:
-        raise Uncacheable("ambiguous_json", "an integer does not fit into 64 bits")
-    return orjson.Fragment(text)
-
-
-def _fraction(text: str) -> orjson.Fragment:
-    # One too large has been refused by orjson; one too small becomes 0 for some readers, an error for others.
-    if float(text) == 0 and text.lower().partition("e")[0].strip("-0."):
-        raise Uncacheable("ambiguous_json", "a number is too small for a double")
-    return orjson.Fragment(text)
-
-
-def _remove(tree: Any, pointer: tuple[str, ...]) -> None:  # noqa: ANN401  # it is JSON: anything can be anywhere
-    for token in pointer[:-1]:
-        tree = _child(tree, token)
-    if pointer and isinstance(tree, dict):
-        tree.pop(pointer[-1], None)
-
-
-def _child(tree: Any, token: str) -> Any:  # noqa: ANN401  # it is JSON: anything can be anywhere
-    if isinstance(tree, dict):
-        return tree.get(token)
-    if isinstance(tree, list) and _INDEX.fullmatch(token) and int(token) < len(tree):
-        return tree[int(token)]
-    return None
+    return name.endswith(_CREDENTIAL_ENDS) and _CREDENTIAL.fullmatch(with_hyphens(name)) is not None
 
 
 def _prompts(prompt: object) -> int:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from proxy import headers
 from proxy.admission import Controls
+from proxy.canonical import Uncacheable, canonical_body
 from proxy.key import (
     SHARED_SCOPE,
-    Uncacheable,
-    canonical_body,
     choices_expected,
     credential_scope,
     key_of_body,

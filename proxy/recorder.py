@@ -26,14 +26,15 @@ class Take(NamedTuple):
     """The frames in one piece."""
 
     def timeline(self) -> Timeline:
+        sent_s = self.sent_s
+        # An array takes a list several times faster than what is made one by one while it is filled.
         return Timeline(
-            head_us=self._since_sent_us(self.head_s),
-            lengths=array("I", map(len, self.frames)),
-            arrived_us=array("Q", map(self._since_sent_us, self.arrived_s)),
+            head_us=max(0, int((self.head_s - sent_s) * 1e6)),
+            lengths=array("I", list(map(len, self.frames))),
+            arrived_us=array(
+                "Q", [int((moment_s - sent_s) * 1e6) if moment_s > sent_s else 0 for moment_s in self.arrived_s]
+            ),
         )
-
-    def _since_sent_us(self, moment_s: float) -> int:
-        return max(0, int((moment_s - self.sent_s) * 1e6))
 
 
 def judge(body: bytes, question: Question) -> Ending:

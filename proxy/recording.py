@@ -45,7 +45,7 @@ class RecordedRequest:
     path: str
     """From `/v1/` on; with the query while its key is made, and never in a recording."""
     body: bytes
-    """The canonical body, see `key.py`."""
+    """The canonical body, see `canonical.py`."""
     vary: tuple[tuple[str, str], ...] = ()
     """Names in lower case, in the order of `cache.vary`; absent ones left out."""
     namespace: str = ""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 import orjson
 
+from proxy.alike import Alike
 from proxy.recording import Check, Usage
 
 Reason = Literal[
@@ -25,6 +26,9 @@ Reason = Literal[
 
 
 _BOM = b"\xef\xbb\xbf"
+_LF = ord("\n")  # to look for a number is much faster than to look for one byte
+_JSON_BEGINS = (b"{", b"[")
+_ERROR_EVENTS = (b"error", b"response.error", b"response.failed")
 _LAST_EVENTS: dict[str, Check] = {
     "response.completed": "response_completed",
     "response.incomplete": "response_incomplete",
@@ -57,11 +61,17 @@ def stream_ending(body: bytes, choices_expected: int) -> Ending:
     those expected. Data that does not even begin like JSON, such as `ping`, says nothing either way.
     """
     blocks, tail = _blocks(body)
-    signs = _Signs()
+    # Where the last block says so, no event before it has to be asked whether it is an end, only whether it is a fault.
+    signs = _Signs(done=not tail and blocks[-1:] == [b"data: [DONE]"])
+    alike = Alike()
     for block in blocks:
-        fault = signs.take(_event(block))
+        if alike.includes(block):
+            continue
+        fault = signs.take(block)
         if fault is not None:
             return Ending(None, fault, signs.usage)
+        if signs.may_be_repeated:
+            alike.learn(block)
     if not _is_idle(tail):
         return Ending(None, "not_at_event_boundary", signs.usage)
     check = signs.check(choices_expected)
@@ -86,7 +96,7 @@ def plain_ending(body: bytes) -> Ending:
 
 def events(body: bytes) -> Iterator[Event]:
     """The events of a stream; what follows the last blank line is none. Source: WHATWG HTML section 9.2.6."""
-    return map(_event, _blocks(body)[0])
+    return (Event(*_fields(block)) for block in _blocks(body)[0] if block)
 
 
 def read_json(text: bytes) -> Any:  # noqa: ANN401  # JSON is anything
@@ -108,22 +118,25 @@ def read_json(text: bytes) -> Any:  # noqa: ANN401  # JSON is anything
 class _Signs:
     """What the events so far have said about the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, done: bool) -> None:
         self.usage: Usage | None = None
-        self._done = False
+        self.may_be_repeated = False
+        """Whether the last event was readable JSON that would change nothing if it came again, now or later."""
+        self._done = done
         self._last_event: Check | None = None
         self._choices: set[int] = set()
         self._finished_choices: set[int] = set()
 
-    def take(self, event: Event) -> Reason | None:
+    def take(self, block: bytes) -> Reason | None:
         """Take in one event; its fault if it rules out that the response ended well."""
-        data = event.data.strip()
-        if event.name.strip() in (b"error", b"response.error", b"response.failed"):
+        self.may_be_repeated = False
+        name, data = _fields(block)
+        if name and name.strip() in _ERROR_EVENTS:
             return "error_event"
-        if data == b"[DONE]":
-            self._done = True
-        elif data.startswith((b"{", b"[")):
+        data = data.strip()
+        if data.startswith(_JSON_BEGINS) and data != b"[DONE]":
             return self._take_json(data)
+        self._done = self._done or data == b"[DONE]"
         return None
 
     def check(self, choices_expected: int) -> Check | None:
@@ -141,15 +154,16 @@ class _Signs:
             return "unreadable_event"
         if isinstance(item, list):
             return "error_event" if any(isinstance(one, dict) and _is_error(one) for one in item) else None
-        if not isinstance(item, dict):
-            return None
         if _is_error(item):
             return "error_event"
-        self.usage = _usage(item) or self.usage
+        usage, kind = _usage(item), item.get("type")
+        self.usage = usage or self.usage
         # By its JSON, since many servers leave the `event` line out.
-        if isinstance(kind := item.get("type"), str):
-            self._last_event = _LAST_EVENTS.get(kind, self._last_event)
-        self._take_choices(item)
+        last_event = _LAST_EVENTS.get(kind) if isinstance(kind, str) else None
+        self._last_event = last_event or self._last_event
+        if not self._done:
+            self._take_choices(item)
+        self.may_be_repeated = usage is None and last_event is None
         return None
 
     def _take_choices(self, item: Mapping[str, Any]) -> None:
@@ -162,12 +176,19 @@ class _Signs:
                     self._finished_choices.add(index)
 
 
-def _blocks(body: bytes) -> tuple[Iterator[bytes], bytes]:
+def _blocks(body: bytes) -> tuple[list[bytes], bytes]:
     """The lines that stand before each blank line, joined with LF, and what follows the last blank line."""
     # CRLF, LF and CR all end a line, mixed as they like; nothing else does, so that str.splitlines() is no help.
-    text = body.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    *blocks, tail = text.split(b"\n\n")
-    return filter(None, blocks), tail
+    text = body.removeprefix(_BOM)
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # Where every other line is blank, as where each event is one line, this takes half the time of what follows.
+    lines = text.split(b"\n")
+    if len(lines) % 2 and not any(lines[1::2]):
+        *blocks, tail = lines[::2]
+    else:
+        *blocks, tail = text.split(b"\n\n")
+    return blocks, tail
 
 
 def _is_idle(tail: bytes) -> bool:
@@ -175,7 +196,9 @@ def _is_idle(tail: bytes) -> bool:
     return not tail or (tail.endswith(b"\n") and all(line[:1] in b":" for line in tail.split(b"\n")))
 
 
-def _event(block: bytes) -> Event:
+def _fields(block: bytes) -> tuple[bytes, bytes]:
+    if block.startswith(b"data:") and _LF not in block:  # as nearly all are
+        return b"", block[5:].removeprefix(b" ")
     name, data = b"", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
@@ -183,7 +206,7 @@ def _event(block: bytes) -> Event:
             data.append(value.removeprefix(b" "))
         elif field == b"event":
             name = value.removeprefix(b" ")
-    return Event(name, b"\n".join(data))
+    return name, b"\n".join(data)
 
 
 def _is_error(item: Mapping[str, Any]) -> bool:
@@ -191,7 +214,7 @@ def _is_error(item: Mapping[str, Any]) -> bool:
     # too: it is how OpenRouter reports a provider that failed half-way, `"finish_reason": "error"` being another way.
     if item.get("error") or item.get("object") == "error" or item.get("status") == "failed":
         return True
-    if item.get("type") in ("error", "response.error", "response.failed"):
+    if (kind := item.get("type")) and kind in ("error", "response.error", "response.failed"):
         return True
     response = item.get("response")
     if isinstance(response, dict) and (response.get("error") or response.get("status") == "failed"):
@@ -199,9 +222,9 @@ def _is_error(item: Mapping[str, Any]) -> bool:
     return any(choice.get("error") or choice.get("finish_reason") == "error" for choice in _choices(item))
 
 
-def _choices(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _choices(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = item.get("choices")
-    return (choice for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else iter(())
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
 
 
 def _usage(item: Mapping[str, Any]) -> Usage | None:

@@ -23,7 +23,7 @@ FLOORS = {
     # No await, no clock, no I/O.
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
-        *("sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
+        *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],

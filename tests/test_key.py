@@ -9,12 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from proxy.canonical import Reason, Uncacheable, canonical_body
 from proxy.key import (
     SHARED_SCOPE,
-    Reason,
-    Uncacheable,
     cache_key,
-    canonical_body,
     choices_expected,
     credential_scope,
     refuse_stateful,

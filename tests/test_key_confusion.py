@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.admission import Controls
-from proxy.key import Uncacheable, canonical_body
+from proxy.canonical import Uncacheable, canonical_body
 from proxy.question import KeyRules
 from proxy.recording import Headers
 from tests import settings as config

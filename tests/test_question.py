@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.admission import Controls
-from proxy.key import Uncacheable
+from proxy.canonical import Uncacheable
 from proxy.question import KeyRules, Premise, Question, Questions
 from proxy.recording import Headers, RecordedRequest
 

@@ -13,12 +13,13 @@ import click
 import orjson
 
 from proxy import admission, policy
+from proxy.canonical import Uncacheable, canonical_body
 from proxy.commands.display import age_text, bytes_text, printable
 from proxy.commands.options import Mistake, config_option, end_with_the_reader, json_option, settings_in_force
 from proxy.commands.recordings import Listed, opened
 from proxy.config import CacheSettings, Settings
 from proxy.errors import RepriseError
-from proxy.key import Uncacheable, canonical_body, credential_scope
+from proxy.key import credential_scope
 from proxy.lookup import key_rules
 from proxy.policy import Directives
 from proxy.question import Question
