@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks import questions
 from benchmarks.questions import Question
-from proxy.key import SHARED_SCOPE, cache_key, canonical_body
+from proxy.canonical import canonical_body
+from proxy.key import SHARED_SCOPE, cache_key
 from proxy.recording import Head, RecordedRequest, Recording, Timeline, Usage
 from proxy.store.codec import encode, summary
 from proxy.store.directory import DATABASE
