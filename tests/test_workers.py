@@ -93,6 +93,7 @@ async def company(at: Path, upstream: ScriptedUpstream, **settings: object) -> A
     async with running("--port", 0, at=at, **given) as command, AsyncExitStack() as connections:
         line = await command.line()
         assert line.startswith("export OPENAI_BASE_URL="), line
+        await command.logged(events.STARTED, 2)  # each process writes its lines in its own time
         yield Company(command, line.partition("=")[2], connections)
 
 
@@ -127,13 +128,11 @@ async def test_they_serve_on_one_port_and_from_one_store(tmp_path: Path, upstrea
     async with company(tmp_path, upstream) as served:
         one, other = (await served.connection_to_each()).values()
 
-        assert await word(one) == "MISS"
-        await eventually(lambda: bool(keys_on_disk(tmp_path)))
-        assert await word(other) == "HIT"
-        assert await word(one) == "HIT"
-
-        lines = [await served.next_line() for _ in range(3)]
-        await served.command.logged(events.STARTED, 2)
+        lines = []
+        for connection, found in ((one, "MISS"), (other, "HIT"), (one, "HIT")):
+            assert await word(connection) == found
+            lines.append(await served.next_line())
+            await eventually(lambda: bool(keys_on_disk(tmp_path)))
         served.command.send(signal.SIGTERM)
         ended = await served.command.end()
     assert lines[0]["worker"] == lines[2]["worker"] != lines[1]["worker"]
