@@ -16,8 +16,8 @@ from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
 from proxy.kept import KeptFrames
 
-# Whoever catches up with a long stream plays so many frames, about 2 ms of work, and then the others have their turn.
-_IN_A_ROW = 512
+_IN_A_ROW = 512  # played by whoever catches up with a long stream, about 2 ms of work; then the others have their turn
+_AHEAD_BYTES = 256 * 1024  # that may come before any listener's task has had its turn; an upstream can send megabytes
 
 
 class Body(Protocol):
@@ -115,6 +115,7 @@ class LiveLog:
         self._is_paused = False
         self._listeners: dict[Listener, None] = {}  # in their order, so that the first is served first
         self._stalled = 0
+        self._ahead_bytes = 0  # that have come since somebody was told of each frame
 
     @property
     def listeners(self) -> int:
@@ -150,10 +151,14 @@ class LiveLog:
         """The next frame has come."""
         if not self.kept.append(frame, self._clock()):
             self._owner.outgrown(together=not self.kept.is_too_long)
+        self._ahead_bytes += len(frame)
         for listener in self._listeners:
             if listener.outlet is not None:
+                self._ahead_bytes = 0
                 listener.position += 1
                 self._push(listener, listener.outlet, frame)
+        if self._ahead_bytes > _AHEAD_BYTES:
+            self._steer()
         if not self.kept.is_whole:
             self._trim()
 
@@ -191,6 +196,8 @@ class LiveLog:
                 return
             listener.outlet = outlet
             listener.news = asyncio.get_running_loop().create_future()
+            self._ahead_bytes = 0
+            self._steer()
             try:
                 await listener.news
             finally:
@@ -234,9 +241,10 @@ class LiveLog:
     def _steer(self) -> None:
         """Read from the upstream as long as anyone takes what comes, or everyone has left."""
         all_stall = 0 < len(self._listeners) == self._stalled
-        if self._body is not None and not self.ended and all_stall != self._is_paused:
-            self._is_paused = all_stall
-            (self._body.pause if all_stall else self._body.resume)()
+        must_wait = all_stall or (self._ahead_bytes > _AHEAD_BYTES and len(self._listeners) > 0)
+        if self._body is not None and not self.ended and must_wait != self._is_paused:
+            self._is_paused = must_wait
+            (self._body.pause if must_wait else self._body.resume)()
 
     def _tell_all(self) -> None:
         for listener in self._listeners:

@@ -1,4 +1,4 @@
-"""aiohttp towards the upstream, mended where it does not keep to HTTP: a connection, and the request that goes out.
+"""aiohttp towards the upstream, mended where it does not keep to HTTP: connection, request and answer.
 
 The rule: only what a test at the socket has shown to be wrong stands here, and it goes when aiohttp has learned it.
 """
@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_exceptions import ClientPayloadError
@@ -17,7 +18,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import Payload
 from aiohttp.streams import StreamReader
 
-from proxy.errors import RepriseError
+from proxy import faults
+from proxy.answer import Sink
+from proxy.errors import RepriseError, UpstreamBroken
+from proxy.extent import Framing
+from proxy.recording import Head
+from proxy.streams import next_piece
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
 
@@ -156,3 +162,70 @@ class RequestBytes(Payload):
             await writer.write_eof()
         # Or the time for the head would begin, and be stopped for good when the last of the request is taken.
         await writer.drain()
+
+
+class PulledAnswer:
+    """A response whose head has come: a task reads what aiohttp keeps of its body."""
+
+    def __init__(self, response: aiohttp.ClientResponse, head: Head, framing: Framing) -> None:
+        self.head = head
+        self.framing = framing
+        """How the upstream says where the body ends; `close`, by closing, can't be told from a cut."""
+        self._response = response
+        self._content = response.content
+        self._protocol = response._protocol  # noqa: SLF001 - kept for the fault that closed the connection
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._pump: asyncio.Task[None] | None = None
+
+    def flow(self, sink: Sink) -> None:
+        """Tell it every frame, and then the end or that there will be none."""
+        self._pump = asyncio.create_task(self._feed(sink))
+
+    def pause(self) -> None:
+        """Tell and read nothing for now; TCP slows the upstream down."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def close(self) -> None:
+        """Leave: a body that has not ended takes its connection with it."""
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+        self._response.close()
+
+    async def _feed(self, sink: Sink) -> None:
+        try:
+            while frame := await self._read():
+                sink.append(frame)
+                await self._flowing.wait()
+            sink.finish()
+        except UpstreamBroken as broken:
+            sink.break_off(broken)
+        except Exception:  # a fault of ours
+            sink.break_off(UpstreamBroken("the proxy failed"))
+            raise
+
+    async def _read(self) -> bytes:
+        """What has arrived since the last call, waiting for the first byte of it; nothing when the body has ended.
+
+        Raises:
+            UpstreamBroken: the connection broke, fell silent for `upstream.idle_timeout`, or the framing is wrong.
+        """
+        try:
+            frame = await next_piece(self._content)
+        except (aiohttp.ClientError, OSError) as fault:
+            raise faults.broken(fault) from fault
+        if not frame:
+            self._refuse_false_end()
+        return frame
+
+    def _refuse_false_end(self) -> None:
+        # aiohttp ends a close-delimited body cleanly whatever closed the connection; the protocol knows better.
+        fault = self._protocol.exception() if self._protocol is not None else None
+        if self.framing == "close" and isinstance(fault, aiohttp.ClientOSError):
+            raise UpstreamBroken("the connection was reset")
+        # There is a length that aiohttp's parser takes for none at all: 2**64 - 1.
+        if self.framing == "length" and self._content.total_bytes != int(self.head.get(b"content-length") or b"0"):
+            raise UpstreamBroken("the body is not as long as its head says")

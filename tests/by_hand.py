@@ -93,6 +93,16 @@ def served(proxy: Proxy) -> list[RequestHandler]:
     return server.connections
 
 
+def asking_transports(proxy: Proxy) -> list[asyncio.Transport | None]:
+    """The proxy's ends of the connections on which it asks the upstream now, whichever way."""
+    upstream = proxy.app._upstream
+    ours = upstream._pool._busy if upstream._pool is not None else ()
+    assert upstream._session.connector is not None
+    return [connection._transport for connection in ours] + [
+        connection.transport for connection in upstream._session.connector._acquired
+    ]
+
+
 def stop_reading(connection: Connection) -> None:
     """Take nothing from now on but what the kernel takes."""
     cast("asyncio.Transport", connection.writer.transport).pause_reading()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tests.harness import PATIENCE_S, Connection
+from tests.harness import KEPT_SETTINGS, PATIENCE_S, Connection
 
 _ROOT = Path(__file__).parent.parent
 _REPRISE = (sys.executable, "-m", "proxy")
@@ -188,7 +188,8 @@ def port_in_use() -> Iterator[int]:
 
 def environment(**settings: object) -> dict[str, str]:
     """That of the tests, without settings and colours of theirs."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("REPRISE_")}
+    env = os.environ.items()
+    ours = {name: value for name, value in env if not name.startswith("REPRISE_") or name in KEPT_SETTINGS}
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
         ours.pop(name, None)
     given = {f"REPRISE_{name.upper()}": str(value) for name, value in settings.items()}

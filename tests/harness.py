@@ -5,6 +5,7 @@ Nothing here is a stand-in for code of ours: the border is the bytes on a socket
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,9 @@ import orjson
 
 from proxy.app import App
 from proxy.config import Settings, load
+
+KEPT_SETTINGS = ("REPRISE_UPSTREAM__FAST_CONNECTION",)
+"""Of the environment that the tests are run in: whoever sets it to `false` has the upstream asked the other way."""
 
 PATIENCE_S = 10.0
 """How long a test waits for what must happen; a broken proxy fails here, and nothing is measured by it."""
@@ -402,4 +406,4 @@ def settings(upstream_url: str, directory: Path, **overrides: object) -> Setting
     """Settings for a test: `cache__ttl=5` stands for `cache.ttl`."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
     base = {"upstream.base_url": upstream_url, "server.port": 0, "cache.directory": str(directory)}
-    return load(None, {**base, **dotted}, {})
+    return load(None, {**base, **dotted}, {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ})

@@ -24,6 +24,7 @@ FLOORS = {
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
+        *("answer", "extent", "reading"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],
@@ -32,6 +33,7 @@ FLOORS = {
         *("background", "balance", "traffic", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "client", "upstream", "faults", "resolver", "streams", "wire"),
         *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
+        *("dialling", "direct", "pool"),
         *STORE_ON_DISK,
     ],
     "journey": ["lookup", "lane", "gateway"],

@@ -235,3 +235,21 @@ async def test_what_is_held_for_a_slow_one_is_bounded_in_frames_too() -> None:
             fast.position += 1
 
         assert log.kept.arrived - log.kept._gone <= kept._FEW_FRAMES + 2
+
+
+async def test_listeners_on_their_way_are_waited_for() -> None:
+    """A fast upstream sends more than may be kept for them before their tasks have had a turn."""
+    wire, owner = Wire(), Owner()
+    log = owner.log = LiveLog(owner, 0, Allowance(2**40), lambda: 0.0)
+    hearer = Hearer(log)
+    log.attach(wire)
+    frame = bytes(100_000)
+
+    for _ in range(50):
+        wire.send(frame)
+    wire.finish("whole")
+    assert wire.told * len(frame) < 2**19
+    await hearer.task
+
+    assert hearer.outcome == "whole"
+    assert b"".join(hearer.heard) == frame * 50

@@ -82,7 +82,7 @@ async def test_a_pooled_connection_that_closes_on_a_request_is_not_replaced(
     """The request was written, so it may have arrived, whatever its method (RFC 9110 section 9.2.2)."""
     proxy = await start_proxy(upstream__retries=2)
     upstream.will_send(plain(ANSWER))
-    await (await proxy.send("GET", "/v1/models")).body()
+    await (await proxy.send(method, target, [("Content-Type", "application/json")], b'{"seed":1}')).body()
     upstream.will_send(how)
 
     response = await proxy.send(method, target, [("Content-Type", "application/json")], b"{}")
@@ -96,7 +96,7 @@ async def test_a_pooled_connection_that_was_closed_is_replaced(proxy: Proxy, ups
     """Nothing had been sent on it."""
     barrier = Barrier()
     upstream.will_send(plain(ANSWER), barrier, CLOSE)
-    await (await proxy.send("GET", "/v1/models")).body()
+    await (await proxy.ask({"seed": 1})).body()
     barrier.release()
     await upstream.wait_until(lambda: upstream.connections == 0)
     upstream.will_send(plain(ANSWER))

@@ -6,6 +6,7 @@ from tests.by_hand import UpstreamByHand, host_of
 from tests.conftest import Log, StartProxy
 from tests.harness import (
     ANSWER,
+    CHAT,
     LAST_CHUNK,
     PROMPT,
     STREAM,
@@ -132,13 +133,19 @@ TOLERATED = {
 }
 
 
+WAYS = [pytest.param("GET", "/v1/models", None, id="passed"), pytest.param("POST", CHAT, b"{}", id="cached")]
+
+
+@pytest.mark.parametrize(("method", "target", "body"), WAYS)
 @pytest.mark.parametrize("what", TOLERATED)
-async def test_what_has_one_reading_only_is_put_right(what: str, proxy: Proxy, upstream: ScriptedUpstream) -> None:
+async def test_what_has_one_reading_only_is_put_right(
+    *, what: str, method: str, target: str, body: bytes | None, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
     """It leaves here as HTTP says, whatever it came as: one line a field, ended by CR LF."""
     answer, value = TOLERATED[what]
     upstream.will_send(answer)
     connection = await proxy.connect()
-    connection.send(request_bytes("GET", "/v1/models"))
+    connection.send(request_bytes(method, target, [], body))
 
     head = await connection.reader.readuntil(b"\r\n\r\n")
 
@@ -154,7 +161,7 @@ async def test_an_answer_that_nobody_has_asked_for_is_nobodys(proxy: Proxy, upst
     """It waits on a pooled connection for whoever comes next, and would be recorded as the answer to that."""
     barrier = Barrier()
     upstream.will_send(plain(ANSWER), barrier, plain(b'{"choices":["someone else\'s"]}'))
-    await (await proxy.send("GET", "/v1/models")).body()
+    await (await proxy.ask()).body()
     barrier.release()
     await upstream.wait_until(lambda: upstream.connections == 0)
     upstream.will_send(*stream())
@@ -165,13 +172,16 @@ async def test_an_answer_that_nobody_has_asked_for_is_nobodys(proxy: Proxy, upst
     assert upstream.connections_seen == 2
 
 
-async def test_a_second_answer_at_once_is_nobodys(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(("method", "target", "body"), WAYS)
+async def test_a_second_answer_at_once_is_nobodys(
+    method: str, target: str, body: bytes | None, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
     """The first one stands, and the connection has seen its last request."""
     upstream.will_send(plain(b"first") + plain(b"second"))
-    assert await (await proxy.send("GET", "/v1/models")).body() == b"first"
+    assert await (await proxy.send(method, target, [], body)).body() == b"first"
     upstream.will_send(plain(b"third"))
 
-    assert await (await proxy.send("GET", "/v1/models")).body() == b"third"
+    assert await (await proxy.send(method, target, [], body)).body() == b"third"
     assert upstream.connections_seen == 2
 
 
@@ -209,21 +219,27 @@ async def test_a_flood_of_hints_is_cut_off(start_proxy: StartProxy, by_hand: Ups
     assert (await log.line())["outcome"] == "upstream_error"
 
 
-async def test_hints_are_counted_for_each_answer(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(("method", "target", "body"), WAYS)
+async def test_hints_are_counted_for_each_answer(
+    method: str, target: str, body: bytes | None, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
     """A connection may live long."""
     upstream.will_send(HINT * 60 + plain(LIST))
 
     for _ in range(3):
-        assert await (await proxy.send("GET", "/v1/models")).body() == LIST
+        assert await (await proxy.send(method, target, [], body)).body() == LIST
 
     assert upstream.connections_seen == 1
 
 
-async def test_http_1_0_with_chunks_is_asked_on_a_new_connection(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(("method", "target", "body"), WAYS)
+async def test_http_1_0_with_chunks_is_asked_on_a_new_connection(
+    method: str, target: str, body: bytes | None, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
     """Whoever adds chunks to a version that has none may not know where they end (RFC 9112 section 6.1)."""
     old = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
     upstream.will_send(old + chunk(LIST) + LAST_CHUNK)
 
-    assert await (await proxy.send("GET", "/v1/models")).body() == LIST
+    assert await (await proxy.send(method, target, [], body)).body() == LIST
 
     await upstream.wait_until(lambda: upstream.connections == 0)

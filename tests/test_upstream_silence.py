@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.by_hand import UpstreamByHand, host_of, size_buffers, stop_reading
+from tests.by_hand import UpstreamByHand, asking_transports, host_of, size_buffers, stop_reading
 from tests.conftest import Log, StartProxy
 from tests.harness import (
     ANSWER,
@@ -127,8 +127,8 @@ async def test_the_time_for_the_head_runs_when_the_request_was_taken_slowly(
     body = b'{"model":"' + b"m" * (4 * MiB + 60 * 1024) + b'"}'
     asking = asyncio.create_task(proxy.ask(body))
     link = await by_hand.accepted()
-    (connection,) = proxy.app._upstream._session.connector._acquired  # type: ignore[union-attr]  # it is a TCPConnector's
-    size_buffers(connection.transport, 4096)
+    (transport,) = asking_transports(proxy)
+    size_buffers(transport, 4096)
     await link.head()
 
     await link.read(len(body))

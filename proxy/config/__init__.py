@@ -101,6 +101,8 @@ class UpstreamSettings(_Section):
     """Requests beyond it wait their turn; 0 for no bound."""
     retries: Retries = 0
     """Attempts after one that the upstream answered with 408, 429 or 5xx. SDKs retry too, and both multiply."""
+    fast_connection: Switch = True
+    """Cached routes are asked on connections of the proxy's own; false: by aiohttp's client, at five times the cost."""
 
     @field_validator("name", mode="before")
     @classmethod
