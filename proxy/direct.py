@@ -1,6 +1,6 @@
 """A connection of our own to the upstream: requests go out, one after another, and frames come in.
 
-What one read gives is one frame, told at once and with no task between; aiohttp's client costs five times as much.
+What one read gives is one frame, told at once and with no task between; aiohttp's client costs three times as much.
 
 The rule: a connection that is not exactly where it should be, after the end of an answer to a request that was wholly
 taken, is not used again.
