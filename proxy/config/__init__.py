@@ -102,7 +102,7 @@ class UpstreamSettings(_Section):
     retries: Retries = 0
     """Attempts after one that the upstream answered with 408, 429 or 5xx. SDKs retry too, and both multiply."""
     fast_connection: Switch = True
-    """Cached routes are asked on connections of the proxy's own; false: by aiohttp's client, at three times the cost."""
+    """Cached routes are asked on connections of the proxy's own; false: by aiohttp's client, at thrice the cost."""
 
     @field_validator("name", mode="before")
     @classmethod

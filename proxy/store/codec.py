@@ -38,7 +38,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["LARGEST_BYTES", "Damaged", "Summary", "UnknownVersion", "decode", "encode", "summary"]
+__all__ = ["LARGEST_BYTES", "Damaged", "Encoder", "Summary", "UnknownVersion", "decode", "encode", "summary"]
 
 LARGEST_BYTES = 512 * 1024 * 1024
 """Of an unpacked payload. Far beyond any answer; it bounds what a forged entry can make us unpack."""
@@ -54,7 +54,6 @@ _FRAME_BYTES = 12
 _LITTLE_ENDIAN = sys.byteorder == "little"
 
 # To make one takes longer than to compress a plain answer with it. Each call makes a whole frame, and locks it.
-_compressor = zstd.ZstdCompressor(level=_LEVEL)
 
 
 class UnknownVersion(Damaged):
@@ -76,22 +75,33 @@ class _Layout(NamedTuple):
         return self.request_bytes + self.response_bytes + _FRAME_BYTES * self.frames
 
 
-def encode(recording: Recording) -> bytes:
-    """The entry that stands for a recording.
+class Encoder:
+    """Makes entries, for one thread: where two share a compressor, one waits for the other."""
 
-    Raises:
-        ValueError: its bodies and timeline take more than `LARGEST_BYTES`.
-    """
-    request, body, timeline = recording.request.body, recording.body, recording.timeline
-    payload = b"".join((request, body, _packed(timeline)))
-    if len(payload) > LARGEST_BYTES:
-        raise ValueError(f"a recording of {len(payload)} bytes is more than an entry may hold")
-    compressed = _compressor.compress(payload, zstd.ZstdCompressor.FLUSH_FRAME)
-    flags, stored = (_COMPRESSED, compressed) if len(compressed) < len(payload) else (0, payload)
-    metadata = dump(recording)
-    lengths = len(metadata), len(stored), len(request), len(body), len(timeline.lengths)
-    layout = _LAYOUT.pack(_MAGIC, _VERSION, flags, *lengths)
-    return b"".join((layout, _digest(layout, metadata, stored), metadata, stored))
+    def __init__(self) -> None:
+        self._compressor = zstd.ZstdCompressor(level=_LEVEL)
+
+    def encode(self, recording: Recording) -> bytes:
+        """The entry that stands for a recording.
+
+        Raises:
+            ValueError: its bodies and timeline take more than `LARGEST_BYTES`.
+        """
+        request, body, timeline = recording.request.body, recording.body, recording.timeline
+        payload = b"".join((request, body, _packed(timeline)))
+        if len(payload) > LARGEST_BYTES:
+            raise ValueError(f"a recording of {len(payload)} bytes is more than an entry may hold")
+        compressed = self._compressor.compress(payload, zstd.ZstdCompressor.FLUSH_FRAME)
+        flags, stored = (_COMPRESSED, compressed) if len(compressed) < len(payload) else (0, payload)
+        metadata = dump(recording)
+        lengths = len(metadata), len(stored), len(request), len(body), len(timeline.lengths)
+        layout = _LAYOUT.pack(_MAGIC, _VERSION, flags, *lengths)
+        return b"".join((layout, _digest(layout, metadata, stored), metadata, stored))
+
+
+def encode(recording: Recording) -> bytes:
+    """The entry that stands for one recording, see `Encoder.encode`."""
+    return Encoder().encode(recording)
 
 
 def decode(data: bytes, key: str) -> Recording:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from diskcache.core import MODE_RAW
@@ -29,10 +30,9 @@ _GET_SHORT = f"""
     SELECT key, CASE WHEN typeof(value) = 'blob' AND length(value) <= ? AND mode = {MODE_RAW} AND filename IS NULL
     THEN value END FROM Cache WHERE raw = 1 AND key IN
 """  # noqa: S608 - a number of diskcache's
-_REMOVE = "DELETE FROM Cache WHERE key = ? AND raw = 1"
-_INSERT = """
-    INSERT INTO Cache (key, raw, store_time, access_time, tag, mode, value) VALUES (?1, 1, ?4, ?4, ?3, ?5, ?2)
-"""
+# One statement for all of them: at each step Python lets go of its interpreter, and has to get it back.
+_REMOVE = "DELETE FROM Cache WHERE raw = 1 AND key IN"
+_INSERT = "INSERT INTO Cache (key, value, tag, raw, store_time, access_time, mode) VALUES"
 _ROWS = """
     SELECT rowid, key, tag, length(value), access_count FROM Cache
     WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
@@ -81,10 +81,11 @@ def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     for row in rows:
         latest.pop(row[0], None)
         latest[row[0]] = _of_bytes(row)
-    now_s = time.time()
     # A row that is written over would keep its place in the order of storing.
-    removed = connection.executemany(_REMOVE, [(key,) for key in latest]).rowcount
-    connection.executemany(_INSERT, [(*row, now_s, MODE_RAW) for row in latest.values()])
+    removed = connection.execute(f"{_REMOVE} ({','.join('?' * len(latest))})", tuple(latest)).rowcount
+    inserted = f"(?, ?, ?, 1, {(now_s := time.time())}, {now_s}, {MODE_RAW})"
+    values = ",".join([inserted] * len(latest))
+    connection.execute(f"{_INSERT} {values}", tuple(chain.from_iterable(latest.values())))
     return removed > 0
 
 
