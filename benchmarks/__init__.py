@@ -1,4 +1,4 @@
-"""What the proxy costs: against a direct connection and against a bare aiohttp tee, in one run.
+"""What the proxy costs: against nginx, against what its language costs alone, and against peers, in one run.
 
 The rule: only figures of one run are compared, and a figure counts only if every byte behind it was right.
 
@@ -18,6 +18,10 @@ The rule: only figures of one run are compared, and a figure counts only if ever
     table       all of it as text
 
     native      the upstream and the load generator, in C, and the checks of every byte
+    filling     stores that are full before anything is measured
+    at_scale    the store by itself, at the size that it may grow to
+    costs       what a piece of work takes of this process, and what a command takes
+
     tee         the yardstick of a miss, a program of its own
     handler     the yardstick of a hit, a program of its own
     questions, orders       what these say to one another

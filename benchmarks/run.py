@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from benchmarks.costs import CommandFailed
 from benchmarks.environment import environment, preamble
 from benchmarks.processes import ProgramFailed, allow_many_connections
 from benchmarks.report import Figures, Measurement
@@ -48,6 +49,8 @@ class Run:
         try:
             if chosen:
                 self._measure(chosen, found)
+            if self.group in (None, "store"):
+                self._measure_store()
         except (BytesWrong, ProgramFailed) as fault:
             self.stopped_by = str(fault)
 
@@ -55,6 +58,19 @@ class Run:
         with Stage() as stage:
             rounds = Rounds(stage, found, self.scale.rounds, self.notes)
             self.measurements.extend(rounds.measure(chosen))
+
+    def _measure_store(self) -> None:
+        """The store by itself, without traffic, and not pinned.
+
+        Raises:
+            ProgramFailed: what was found is not what was stored, or a command failed.
+        """
+        from benchmarks import at_scale  # noqa: PLC0415 - it loads the proxy, which is else only started
+
+        try:
+            self.measurements.extend(at_scale.measure(self.scale.is_quick))
+        except (at_scale.NotStored, CommandFailed) as fault:
+            raise ProgramFailed(str(fault)) from fault
 
     def lines(self) -> Iterator[str]:
         """What is printed."""

@@ -13,7 +13,7 @@ from benchmarks.questions import Question
 from benchmarks.stage import Running, Stage
 from benchmarks.subjects import Kind
 
-GROUPS = ("misses", "streams", "hits", "joins", "bodies", "filled", "workers", "start", "memory", "idle")
+GROUPS = ("misses", "streams", "hits", "joins", "bodies", "filled", "workers", "start", "memory", "idle", "store")
 
 _CROWD = 100  # listeners, or streams
 _BODIES = {"2 KB": 2_000, "200 KB": 200_000, "2 MB": 2_000_000}
