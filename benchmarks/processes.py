@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 _PATIENCE_S = 1.0  # for an orderly end
-_LOOKED_AFTER_S = 0.05
+_LOOKED_AFTER_S = 0.03
+_QUIET_LOOKS = 3  # in a row: what is written in batches waits a little for more
 _QUIET_SHARE = 0.04  # of a core: housekeeping
 _SETTLED_WITHIN_S = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -35,15 +37,25 @@ class Program:
     """A program, in a process group of its own, so that Ctrl-C reaches it only through us."""
 
     def __init__(
-        self, command: Sequence[str], log: Path, *, core: int | None = None, directory: Path, talks: bool = False
+        self,
+        command: Sequence[str],
+        directory: Path,
+        *,
+        core: int | None = None,
+        talks: bool = False,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`core`: the only one it may use; None for any. `talks`: its standard input and output are pipes to us."""
-        self._log = log
-        with log.open("ab") as sink, _on(core):
+        """Start it in that directory, where its log is.
+
+        `core`: the only one it may use; None for any. `talks`: its standard input and output are pipes to us.
+        `settings`: what its environment has besides ours.
+        """
+        self._log = directory / "log"
+        with self._log.open("ab") as sink, _on(core):
             self._popen = subprocess.Popen(
                 command,
                 cwd=directory,
-                env=_environment(),
+                env=environment_with(settings),
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else sink,
                 stderr=sink,
@@ -55,9 +67,9 @@ class Program:
     def is_running(self) -> bool:
         return self._popen.poll() is None
 
-    def tell(self, line: bytes) -> None:
+    def tell(self, order: bytes) -> None:
         assert self._popen.stdin is not None  # noqa: S101 - only those that talk are told
-        self._popen.stdin.write(line + b"\n")
+        self._popen.stdin.write(order)
         self._popen.stdin.flush()
 
     def hear(self) -> bytes:
@@ -82,12 +94,11 @@ class Program:
 
     def settled_cpu_s(self) -> float:
         """The same, when what the program does after it has answered is done, such as writing to disk."""
-        deadline_s, used_s = time.monotonic() + _SETTLED_WITHIN_S, self.cpu_s()
-        while time.monotonic() < deadline_s:
+        deadline_s, used_s, quiet = time.monotonic() + _SETTLED_WITHIN_S, self.cpu_s(), 0
+        while time.monotonic() < deadline_s and quiet < _QUIET_LOOKS:
             time.sleep(_LOOKED_AFTER_S)
             before_s, used_s = used_s, self.cpu_s()
-            if used_s - before_s < _QUIET_SHARE * _LOOKED_AFTER_S:
-                break
+            quiet = quiet + 1 if used_s - before_s < _QUIET_SHARE * _LOOKED_AFTER_S else 0
         return used_s
 
     def memory(self) -> Memory:
@@ -154,11 +165,11 @@ def _on(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, ours)
 
 
-def _environment() -> Mapping[str, str]:
-    """Ours, without what would change a subject's settings."""
+def environment_with(settings: Mapping[str, str]) -> Mapping[str, str]:
+    """These settings in our environment, without what else would change a subject's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPRISE_")}
     paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **settings}
 
 
 def _children() -> dict[int, list[int]]:

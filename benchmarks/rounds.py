@@ -6,44 +6,64 @@ The rule: subjects take turns, and not always in the same order, so that a drift
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from benchmarks.processes import ProgramFailed
 from benchmarks.report import Measurement
 from benchmarks.scenarios import Scenario
 from benchmarks.stage import BytesWrong, Stage
 from benchmarks.subjects import Subject
 
 
-def measure(
-    stage: Stage, all_scenarios: Iterable[Scenario], all_subjects: Sequence[Subject], rounds: int
-) -> Iterator[Measurement]:
-    """Measure, and say on standard error how far it has come.
+class Rounds:
+    """A run under way."""
 
-    Raises:
-        BytesWrong: an answer was not right; everything ends with it.
-        ProgramFailed: a subject does not start, or a program has ended.
-    """
-    for scenario in all_scenarios:
-        print(f"{scenario.name} ...", file=sys.stderr, flush=True)
-        subjects = [each for each in all_subjects if _takes_part(each, scenario)]
-        if scenario.prepare is not None:
-            for subject in subjects:
-                scenario.prepare(stage, stage.running(subject))
-        for number in range(rounds):
+    def __init__(self, stage: Stage, subjects: Sequence[Subject], rounds: int, notes: list[str]) -> None:
+        """`notes` hear which program of others did not do what it was started for, and takes part no more."""
+        self._stage = stage
+        self._subjects = list(subjects)
+        self._rounds = rounds
+        self._notes = notes
+
+    def measure(self, scenarios: Iterable[Scenario]) -> Iterator[Measurement]:
+        """Measure, and say on standard error how far it has come.
+
+        Raises:
+            BytesWrong: an answer was not right; everything ends with it.
+            ProgramFailed: a subject does not start, or a program has ended.
+        """
+        for scenario in scenarios:
+            subjects = [each for each in self._subjects if _takes_part(each, scenario)]
+            if subjects:
+                print(f"{scenario.name} ...", file=sys.stderr, flush=True)
+                yield from self._measure(scenario, subjects)
+
+    def _measure(self, scenario: Scenario, subjects: list[Subject]) -> Iterator[Measurement]:
+        for number in range(1 if scenario.once else self._rounds):
             turn = number % len(subjects)
             for subject in subjects[turn:] + subjects[:turn]:
-                yield _measured(stage, scenario, subject, number)
+                if subject in self._subjects and (number == 0 or not subject.slow):
+                    yield from self._turn(scenario, subject, number)
+
+    def _turn(self, scenario: Scenario, subject: Subject, number: int) -> Iterator[Measurement]:
+        """One measurement, or none where a program of others has failed."""
+        try:
+            figures = self._figures(scenario, subject, number)
+        except (BytesWrong, ProgramFailed) as fault:
+            if not subject.optional:
+                raise type(fault)(f"{scenario.name}, {subject.name}: {fault}") from fault
+            self._notes.append(f"Absent from {scenario.name} on: {subject.name}: {fault}")
+            self._subjects.remove(subject)
+            return
+        yield Measurement(scenario.name, subject.name, number, figures)
+
+    def _figures(self, scenario: Scenario, subject: Subject, number: int) -> dict[str, float]:
+        if scenario.fresh:
+            with self._stage.started(subject) as running:
+                return scenario.measure(self._stage, running)
+        running = self._stage.running(subject)
+        if number == 0 and scenario.prepare is not None:
+            scenario.prepare(self._stage, running)
+        return scenario.measure(self._stage, running)
 
 
 def _takes_part(subject: Subject, scenario: Scenario) -> bool:
-    return subject.only in (None, scenario.group) and not (scenario.fresh and subject.command is None)
-
-
-def _measured(stage: Stage, scenario: Scenario, subject: Subject, number: int) -> Measurement:
-    try:
-        if scenario.fresh:
-            with stage.started(subject) as running:
-                figures = scenario.measure(stage, running)
-        else:
-            figures = scenario.measure(stage, stage.running(subject))
-    except BytesWrong as wrong:
-        raise BytesWrong(f"{scenario.name}, {subject.name}: {wrong}") from wrong
-    return Measurement(scenario.name, subject.name, number, figures)
+    return scenario.kind in subject.kinds and (scenario.light or not subject.slow)

@@ -1,29 +1,22 @@
-"""What is done to a subject, and the figures that come of it.
+"""What is done to each subject, in the order of the table, and how much of it.
 
-The rule: a scenario does the same to every subject, and checks through the upstream's own count that a hit was one.
+The rule: a scenario does the same to every subject that takes part in it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.orders import Order
-from benchmarks.stage import BytesWrong, Running, Stage
+from benchmarks import doing
+from benchmarks.doing import Figures
+from benchmarks.questions import Question
+from benchmarks.stage import Running, Stage
+from benchmarks.subjects import Kind
 
-Figures = dict[str, float]
+GROUPS = ("misses", "streams", "hits", "joins", "bodies", "filled", "workers", "start", "memory", "idle", "store")
 
-GROUPS = ("misses", "streams", "hits", "memory", "start")
-
-# Streams as a fast model sends them.
-_FRAMES, _GAP_US = 200, 5000
-_AT_ONCE = 60
-_BEGIN_WITHIN_S = 0.1  # nobody's streams begin in the same instant
-# Streams that are asked for their first byte: it comes alone, and the rest soon.
-_SHORT_FRAMES, _SHORT_GAP_US = 3, 1000
-_SILENCE_US = 900_000_000
-# What is asked again: more of it than there are connections, since one key is read from disk for all who ask at once.
-_RECORDED_FROM, _RECORDED = 9_000_000_000, 100
-_KB_A_MB = 1024
+_CROWD = 100  # listeners, or streams
+_BODIES = {"2 KB": 2_000, "200 KB": 200_000, "2 MB": 2_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +24,45 @@ class Scale:
     """How much of everything."""
 
     rounds: int
-    seconds: float
-    """Each plain miss or hit scenario, a round."""
-    short_streams: int
+    milliseconds: int
+    """Each scenario that asks one question after the other, a round."""
+    streams_at_once: Sequence[int]
+    """Besides one alone."""
     streams_each: int
     """Paced streams that each connection asks for, one after the other."""
-    idle_streams: int = 500
+    short_streams: int
+    """Of which only the first byte counts."""
+    idle_streams: int
+    stores: Sequence[int]
+    """Recordings of each store that is filled beforehand."""
+    hour: int
+    """Requests after which memory is looked at again: ten a second for an hour."""
+    is_quick: bool
+    """What is told apart from the rest by far is measured once."""
 
 
-QUICK = Scale(rounds=3, seconds=0.4, short_streams=60, streams_each=1)
-FULL = Scale(rounds=5, seconds=1.5, short_streams=300, streams_each=2)
+QUICK = Scale(
+    rounds=3,
+    milliseconds=200,
+    streams_at_once=(60, 500),
+    streams_each=1,
+    short_streams=40,
+    idle_streams=500,
+    stores=(1_000, 20_000),
+    hour=1_200,
+    is_quick=True,
+)
+FULL = Scale(
+    rounds=5,
+    milliseconds=1_000,
+    streams_at_once=(20, 60, 500),
+    streams_each=2,
+    short_streams=300,
+    idle_streams=5_000,
+    stores=(1_000, 100_000, 1_000_000),
+    hour=36_000,
+    is_quick=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,118 +71,82 @@ class Scenario:
 
     name: str
     group: str
+    kind: Kind
     measure: Callable[[Stage, Running], Figures]
     prepare: Callable[[Stage, Running], object] | None = None
     """Done before the first round."""
     fresh: bool = False
-    """The subject is started anew each time; one that has no program is left out."""
+    """The subject is started anew each time."""
+    light: bool = False
+    """Those that are slow take part, too."""
+    once: bool = False
+    """One round is enough."""
 
 
 def scenarios(scale: Scale) -> Iterator[Scenario]:
     """All of them, in the order of the table."""
+    yield from _misses(scale)
+    yield from _streams(scale)
+    yield from _hits(scale)
+    yield from _joins()
+    yield from _bodies(scale)
+    yield from _filled(scale)
+    yield _of_workers(scale)
+    yield Scenario("start, and memory at rest", "start", "start", doing.start, fresh=True, light=True)
+    hour = partial(doing.hour, scale.hour)
+    yield Scenario(f"memory after {scale.hour:,} requests", "memory", "hour", hour, fresh=True, once=True)
+    idle = partial(doing.idle, scale.idle_streams)
+    yield Scenario(f"{scale.idle_streams:,} idle streams", "idle", "idle", idle, fresh=True, once=scale.is_quick)
+
+
+def _of_workers(scale: Scale) -> Scenario:
+    question = Question(doing.RECORDED_FROM)
+    hits, prepare = partial(doing.worker_hits, scale.milliseconds, question), partial(doing.record, question)
+    return Scenario("plain hits, 64 at once, on all cores", "workers", "workers", hits, prepare)
+
+
+def _misses(scale: Scale) -> Iterator[Scenario]:
     for at_once in (1, 32):
-        misses = partial(_misses, at_once, scale.seconds)
-        yield Scenario(f"plain misses, {at_once} at once", "misses", misses, partial(_misses, at_once, 0.2))
-    yield Scenario("streamed misses, 1 at once", "streams", partial(_lone_streams, scale))
-    yield Scenario(f"streamed misses, {_AT_ONCE} at once", "streams", partial(_streams, _AT_ONCE, scale.streams_each))
-    for what, frames in (("plain", 0), ("stream", _FRAMES)):
+        measure, warm = partial(doing.misses, at_once, scale.milliseconds, 0), partial(doing.misses, at_once, 100, 0)
+        yield Scenario(f"plain misses, {at_once} at once", "misses", "miss", measure, warm, light=True)
+
+
+def _streams(scale: Scale) -> Iterator[Scenario]:
+    lone = partial(doing.lone_streams, scale.short_streams, scale.streams_each)
+    yield Scenario("paced streams, 1 at once", "streams", "stream", lone, light=True)
+    for at_once in scale.streams_at_once:
+        measure = partial(doing.paced_streams, at_once, scale.streams_each)
+        yield Scenario(f"paced streams, {at_once} at once", "streams", "stream", measure)
+    fast = partial(doing.fast_streams, 8, scale.milliseconds)
+    yield Scenario("streams at full speed, 8 at once", "streams", "stream", fast)
+
+
+def _hits(scale: Scale) -> Iterator[Scenario]:
+    for what, frames in (("plain", 0), ("stream", doing.FRAMES)):
         for at_once in (1, 32):
-            hits = partial(_hits, at_once, scale.seconds, frames)
-            yield Scenario(f"{what} hits, {at_once} at once", "hits", hits, partial(_record, frames))
-    yield Scenario("memory", "memory", partial(_memory, scale.idle_streams), fresh=True)
-    yield Scenario("start", "start", _start, fresh=True)
+            question = Question(doing.RECORDED_FROM, frames)
+            measure, prepare = (
+                partial(doing.hits, at_once, scale.milliseconds, question),
+                partial(doing.record, question),
+            )
+            yield Scenario(f"{what} hits, {at_once} at once", "hits", "hit", measure, prepare, light=at_once == 1)
 
 
-def _misses(at_once: int, seconds: float, stage: Stage, running: Running) -> Figures:
-    order = Order(running.port, connections=at_once, first=stage.next_question, seconds=seconds)
-    return _per_answer(_carry_out(stage, running, order))
+def _joins() -> Iterator[Scenario]:
+    yield Scenario(f"{_CROWD} streams", "joins", "separate", partial(doing.crowd, _CROWD, streams=_CROWD))
+    yield Scenario(f"{_CROWD} listeners on one stream", "joins", "joined", partial(doing.crowd, _CROWD, streams=1))
 
 
-def _lone_streams(scale: Scale, stage: Stage, running: Running) -> Figures:
-    """A stream's first byte says little when there is one a second, so it is taken from short ones."""
-    short = Order(
-        running.port,
-        first=stage.next_question,
-        count=scale.short_streams,
-        frames=_SHORT_FRAMES,
-        gap_us=_SHORT_GAP_US,
-    )
-    first_bytes = {name: value for name, value in _carry_out(stage, running, short).items() if "first_byte" in name}
-    return _streams(1, scale.streams_each, stage, running) | first_bytes
+def _bodies(scale: Scale) -> Iterator[Scenario]:
+    for size, body_bytes in _BODIES.items():
+        misses = partial(doing.misses, 1, scale.milliseconds, body_bytes)
+        yield Scenario(f"plain misses, {size} asked", "bodies", "large miss", misses, once=scale.is_quick)
+    for size, body_bytes in _BODIES.items():
+        question = Question(doing.RECORDED_FROM, body_bytes=body_bytes)
+        hits, prepare = partial(doing.hits, 1, scale.milliseconds, question), partial(doing.record, question)
+        yield Scenario(f"plain hits, {size} asked", "bodies", "large hit", hits, prepare, once=scale.is_quick)
 
 
-def _streams(at_once: int, each: int, stage: Stage, running: Running) -> Figures:
-    order = Order(
-        running.port,
-        connections=at_once,
-        first=stage.next_question,
-        count=at_once * each,
-        frames=_FRAMES,
-        gap_us=_GAP_US,
-        spread_s=_BEGIN_WITHIN_S,
-    )
-    figures = _carry_out(stage, running, order)
-    if "cpu_s" in figures:
-        figures["cpu_ms_per_1000_frames"] = figures["cpu_s"] * 1e6 / (figures["answers"] * _FRAMES)
-    return figures
-
-
-def _record(frames: int, stage: Stage, running: Running) -> None:
-    stage.perform(Order(running.port, connections=4, first=_RECORDED_FROM, count=_RECORDED, frames=frames))
-    if running.program is not None:
-        running.program.settled_cpu_s()
-
-
-def _hits(at_once: int, seconds: float, frames: int, stage: Stage, running: Running) -> Figures:
-    order = Order(
-        running.port, connections=at_once, first=_RECORDED_FROM, distinct=_RECORDED, seconds=seconds, frames=frames
-    )
-    return _per_answer(_carry_out(stage, running, order, hits=running.subject.caches))
-
-
-def _memory(idle_streams: int, stage: Stage, running: Running) -> Figures:
-    if running.program is None:
-        return {}
-    at_rest = running.program.memory()
-    order = Order(
-        running.port,
-        connections=idle_streams,
-        first=stage.next_question,
-        frames=_SHORT_FRAMES,
-        gap_us=_SILENCE_US,
-        hold=True,
-    )
-    stage.perform(order)
-    holding = running.program.memory()
-    stage.perform(Order(running.port, connections=0, hold=True))
-    return {
-        "rest_rss_mb": at_rest.rss_mb,
-        "rest_pss_mb": at_rest.pss_mb,
-        "kb_per_idle_stream": (holding.pss_mb - at_rest.pss_mb) * _KB_A_MB / idle_streams,
-    }
-
-
-def _start(_: Stage, running: Running) -> Figures:
-    return {"start_ms": running.start_ms}
-
-
-def _per_answer(figures: Figures) -> Figures:
-    figures["answers_per_s"] = figures["answers"] / figures["elapsed_s"]
-    if "cpu_s" in figures:
-        figures["cpu_us_per_answer"] = figures["cpu_s"] * 1e6 / figures["answers"]
-    return figures
-
-
-def _carry_out(stage: Stage, running: Running, order: Order, *, hits: bool = False) -> Figures:
-    """Carry out an order, and see what it took and whether the upstream was asked as often as it should be."""
-    program, asked = running.program, stage.upstream_answers()
-    load_s, cpu_s = stage.load_cpu_s(), program.cpu_s() if program else 0.0
-    outcome = stage.perform(order)
-    load_core_busy = (stage.load_cpu_s() - load_s) / outcome.elapsed_s
-    figures = {"answers": float(outcome.answers), "elapsed_s": outcome.elapsed_s, "load_core_busy": load_core_busy}
-    if program:
-        figures["cpu_s"] = program.settled_cpu_s() - cpu_s
-    reached, due = stage.upstream_answers() - asked, 0 if hits else outcome.answers
-    if reached != due:
-        raise BytesWrong(f"{outcome.answers} requests made the upstream answer {reached} times in place of {due}")
-    return figures | outcome.times
+def _filled(scale: Scale) -> Iterator[Scenario]:
+    hits = partial(doing.filled_hits, scale.milliseconds)
+    yield Scenario("plain hits among many, 1 at once", "filled", "filled", hits, doing.warm)

@@ -6,7 +6,6 @@ The rule: a subject is there when it has given its first right answer, and gone 
 import http.client
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,11 +17,12 @@ from typing import NamedTuple, Self
 
 import orjson
 
-from benchmarks import questions
+from benchmarks import native, questions
 from benchmarks.orders import Order, Outcome
+from benchmarks.place import Place
 from benchmarks.processes import Program, ProgramFailed
 from benchmarks.questions import Question
-from benchmarks.subjects import Place, Subject
+from benchmarks.subjects import READY_NUMBER, Subject
 
 _HOST = "127.0.0.1"
 _STARTS_WITHIN_S = 60.0
@@ -38,11 +38,14 @@ class Cores(NamedTuple):
 
     load: int | None
     subject: int | None
+    allowed: int
+    """How many we may use."""
 
     @classmethod
     def divide(cls) -> Self:
         allowed = sorted(os.sched_getaffinity(0))
-        return cls(allowed[0], allowed[-1]) if len(allowed) > 1 else cls(None, None)
+        several = len(allowed) > 1
+        return cls(allowed[0] if several else None, allowed[-1] if several else None, len(allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,11 @@ class Stage:
         Raises:
             BytesWrong: an answer was not right, or did not come.
         """
-        self._load.tell(orjson.dumps(order))
+        self._load.tell(order.to_wire())
         outcome = Outcome(**orjson.loads(self._load.hear()))
         if outcome.wrong is not None:
             raise BytesWrong(outcome.wrong)
-        self._next_question += outcome.answers
+        self._next_question += outcome.asked
         return outcome
 
     @property
@@ -131,7 +134,12 @@ class Stage:
         place = self._place()
         command = subject.command(place)
         started_s = time.monotonic()
-        program = Program(command, place.directory / "log", core=self.cores.subject, directory=place.directory)
+        program = Program(
+            command,
+            place.directory,
+            core=None if subject.workers else self.cores.subject,
+            settings=subject.environment,
+        )
         try:
             self._await_first_answer(subject, place.port, program)
             yield Running(subject, place.port, program, (time.monotonic() - started_s) * 1000)
@@ -139,9 +147,9 @@ class Stage:
             program.end()
 
     def _start_ours(self, resources: ExitStack, name: str) -> Program:
-        command = sys.executable, "-m", f"benchmarks.{name}"
-        log = self._directory / f"{name}.log"
-        program = Program(command, log, core=self.cores.load, directory=self._directory, talks=True)
+        directory = self._directory / name
+        directory.mkdir()
+        program = Program(native.make(name, directory), directory, core=self.cores.load, talks=True)
         resources.callback(program.end)
         return program
 
@@ -151,7 +159,7 @@ class Stage:
         directory.mkdir()
         with socket.create_server((_HOST, 0)) as free:
             port = free.getsockname()[1]
-        return Place(port, f"http://{_HOST}:{self._upstream_port}/v1", directory)
+        return Place(port, f"http://{_HOST}:{self._upstream_port}/v1", directory, self._directory)
 
     def _await_first_answer(self, subject: Subject, port: int, program: Program) -> None:
         question = Question(self._next_question)
@@ -160,10 +168,11 @@ class Stage:
         while time.monotonic() < deadline_s and program.is_running:
             try:
                 answer = _ask(port, "POST", question.body())
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 time.sleep(_ASKED_AGAIN_AFTER_S)
                 continue
-            if answer != questions.plain_body(question.number):
+            due = questions.plain_body(READY_NUMBER if subject.ready else question.number)
+            if answer != due and not subject.remakes:
                 raise BytesWrong(f"{subject.name}: its first answer was {answer[:400]!r}")
             return
         raise ProgramFailed(f"{subject.name} does not answer:\n{program.last_words()}")
@@ -171,8 +180,9 @@ class Stage:
 
 def _ask(port: int, method: str, body: bytes | None) -> bytes:
     connection = http.client.HTTPConnection(_HOST, port, timeout=_STARTS_WITHIN_S)
+    fields = {"Content-Type": "application/json", "Authorization": f"Bearer {questions.KEY.decode()}"}
     try:
-        connection.request(method, questions.PATH.decode(), body, {"Content-Type": "application/json"})
+        connection.request(method, questions.PATH.decode(), body, fields)
         return connection.getresponse().read()
     finally:
         connection.close()

@@ -11,6 +11,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 _OF_THIS_HOP = frozenset(("connection", "host", "keep-alive", "transfer-encoding"))
+_LARGEST_BODY = 2**30
 
 
 class _Tee:
@@ -51,7 +52,7 @@ def _main() -> None:
     arguments.add_argument("port", type=int)
     arguments.add_argument("upstream_url")
     given = arguments.parse_args()
-    tee, app = _Tee(given.upstream_url), web.Application()
+    tee, app = _Tee(given.upstream_url), web.Application(client_max_size=_LARGEST_BODY)
     app.on_startup.append(tee.start)
     app.on_cleanup.append(tee.stop)
     app.router.add_route("*", "/{path:.*}", tee.serve)
