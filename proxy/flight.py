@@ -14,7 +14,8 @@ from proxy import events, policy
 from proxy.allowance import Allowance
 from proxy.errors import InternalError, RepriseError, UpstreamBroken
 from proxy.events import log
-from proxy.live import Listener, LiveLog, Outlet
+from proxy.live import LiveLog
+from proxy.outlet import Listener, Outlet
 from proxy.question import Question
 from proxy.recorder import Take, judge, record
 from proxy.recording import Head, Recording, Usage

@@ -8,13 +8,14 @@ The rule: whoever is not told of the next frame by the log is on his way to it, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
 from proxy.kept import KeptFrames
+from proxy.outlet import Listener, Outlet
 
 _IN_A_ROW = 512  # played by whoever catches up with a long stream, about 2 ms of work; then the others have their turn
 _AHEAD_BYTES = 256 * 1024  # that may come before any listener's task has had its turn; an upstream can send megabytes
@@ -33,26 +34,6 @@ class Body(Protocol):
 
     def resume(self) -> None:
         """Go on."""
-        ...
-
-
-class Outlet(Protocol):
-    """Where a listener's frames go."""
-
-    def write(self, frame: bytes) -> bool:
-        """Take a frame; False if that was enough for now.
-
-        Raises:
-            ClientGone: nobody takes anything any more.
-        """
-        ...
-
-    def drain(self) -> Awaitable[None]:
-        """Wait until more is taken.
-
-        Raises:
-            ClientGone: nobody takes anything any more.
-        """
         ...
 
 
@@ -75,32 +56,6 @@ class Owner(Protocol):
         ...
 
 
-class Listener:
-    """One who plays the log, and how far it has come."""
-
-    __slots__ = ("is_stalled", "news", "outlet", "position")
-
-    def __init__(self) -> None:
-        self.position = 0
-        """Frames played, of all that have arrived."""
-        self.outlet: Outlet | None = None
-        """Where the log writes each frame, while this one has heard all before it."""
-        self.is_stalled = False
-        """Whether its client takes nothing at the moment."""
-        self.news: asyncio.Future[None] | None = None
-        """Waited for meanwhile: done when the log will not write the next frame."""
-
-    def tell(self, gone: ClientGone | None = None) -> None:
-        """Have it go on by itself."""
-        self.outlet = None
-        if self.news is None or self.news.done():
-            return
-        if gone is None:
-            self.news.set_result(None)
-        else:
-            self.news.set_exception(gone)
-
-
 class LiveLog:
     """Frames as they came, their arrival times, and who is listening."""
 
@@ -109,7 +64,8 @@ class LiveLog:
         self.kept = KeptFrames(limit_bytes, shared)
         self.ended = False
         self.broken: UpstreamBroken | None = None
-        self._owner = owner
+        self._owner: Owner | None = owner
+        """Until the end: what has ended is to go as soon as nobody wants it, and not in a round of the collector."""
         self._clock = clock
         self._body: Body | None = None
         self._is_paused = False
@@ -149,7 +105,7 @@ class LiveLog:
 
     def append(self, frame: bytes) -> None:
         """The next frame has come."""
-        if not self.kept.append(frame, self._clock()):
+        if not self.kept.append(frame, self._clock()) and self._owner is not None:
             self._owner.outgrown(together=not self.kept.is_too_long)
         self._ahead_bytes += len(frame)
         for listener in self._listeners:
@@ -164,20 +120,22 @@ class LiveLog:
 
     def finish(self) -> None:
         """The last frame has come."""
-        self._owner.conclude()
+        if self._owner is not None:
+            self._owner.conclude()
 
     def end(self) -> None:
         """It is complete, and all may be told."""
         if not self.ended:
             self.ended = True
-            self._tell_all()
+            self._part()
 
     def break_off(self, reason: UpstreamBroken) -> None:
         """End it here, as broken."""
         if not self.ended:
             self.ended, self.broken = True, reason
-            self._owner.broken_off()
-            self._tell_all()
+            if self._owner is not None:
+                self._owner.broken_off()
+            self._part()
 
     # The listeners' side
 
@@ -246,7 +204,8 @@ class LiveLog:
             self._is_paused = must_wait
             (self._body.pause if must_wait else self._body.resume)()
 
-    def _tell_all(self) -> None:
+    def _part(self) -> None:
+        self._owner = self._body = None
         for listener in self._listeners:
             listener.tell()
         self._release()

@@ -15,7 +15,7 @@ from proxy.errors import ReplayMiss
 from proxy.flights import Flights
 from proxy.intake import HeadReader
 from proxy.key import credential_scope
-from proxy.live import Outlet
+from proxy.outlet import Outlet
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from proxy.live import Outlet
+from proxy.outlet import Outlet
 from proxy.pace import Pace
 from proxy.recording import Head, Recording
 

@@ -30,7 +30,7 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "balance", "traffic", "live", "flight", "flights", "playback"),
+        *("background", "balance", "traffic", "outlet", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "client", "upstream", "faults", "resolver", "streams", "wire"),
         *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
         *("dialling", "direct", "pool"),
