@@ -1,4 +1,4 @@
-"""The downstream side of one exchange: read the request, then begin, write, end or abort its answer.
+"""The downstream side of one exchange: begin, write, end or abort its answer.
 
 The rule: framing belongs to this hop, so it is made here; and a clean end is written only by `end()`.
 """
@@ -7,22 +7,18 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.streams import StreamReader
 
 from proxy import framing
-from proxy.allowance import Allowance
 from proxy.connection import CLOSES, GOES_ON
-from proxy.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, RequestTimeout
+from proxy.errors import ClientGone
 from proxy.events import RequestLine
 from proxy.recording import Head, Headers
-from proxy.streams import next_piece
-
-_JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 50
+from proxy.request_body import RequestBody
 
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is closed so is reset
 _DONE = b"data: [DONE]", b"data:[DONE]"
@@ -36,10 +32,8 @@ class Client:
 
     def __init__(self, request: web.BaseRequest, read_timeout_s: float, write_timeout_s: float) -> None:
         self._request = request
-        self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
-        self.body_bytes = 0
-        """What is held of the body of the request."""
+        self.body = RequestBody(request, read_timeout_s)
         self._loop = asyncio.get_running_loop()
         self._started_s = time.monotonic()
         self._first_byte_s: float | None = None
@@ -49,6 +43,7 @@ class Client:
         self._last_frame = b""
         self._framing: framing.Framing = "none"
         self._length: int | None = None
+        self._held_head = b""
         self._keep_alive = False
         self._ended = False
         self._stalled = False
@@ -77,81 +72,30 @@ class Client:
         if self._first_byte_s is not None:
             line.first_byte_ms = self._since_start_ms(self._first_byte_s)
 
-    # The request
-
-    async def read_body(self, limit_bytes: int, bodies: Allowance) -> bytes:
-        """The whole body of the request; `bodies` is what those of all requests may take in memory.
-
-        Raises:
-            BodyTooLarge, RequestTimeout, BadRequest: it is longer, does not arrive in time, or its framing is wrong.
-            Overloaded: there is no room for it.
-        """
-        declared = self._request.content_length
-        if declared is not None and declared > limit_bytes:
-            raise _too_large(limit_bytes)
-        pieces = []
-        async for piece in self.stream_body():
-            self.body_bytes += len(piece)
-            bodies.take(len(piece))
-            if self.body_bytes > limit_bytes:
-                raise _too_large(limit_bytes)
-            if bodies.is_exceeded:
-                raise Overloaded("The proxy has no room for this request's body, beside those of others. Ask again.")
-            pieces.append(piece)
-        if self.body_bytes <= _JOINED_AT_ONCE_BYTES:
-            return b"".join(pieces)
-        return await asyncio.to_thread(b"".join, pieces)
-
-    async def stream_body(self) -> AsyncIterator[bytes]:
-        """The body of the request, as it arrives.
-
-        Raises:
-            RequestTimeout: nothing came for `server.read_timeout`.
-            BadRequest: its framing is wrong.
-        """
-        content = self._request.content
-        self._invite_body()
-        while not content.at_eof():
-            try:
-                piece = await self._next_piece(content)
-            except TimeoutError as error:
-                raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
-            except web.RequestPayloadError as error:
-                raise BadRequest("The request's body is not framed as its headers say.") from error
-            if piece:
-                yield piece
-
-    async def _next_piece(self, content: StreamReader) -> bytes:
-        if content.is_eof():  # all of it is here, as nearly always
-            return await next_piece(content)
-        async with asyncio.timeout(self._read_timeout_s):
-            return await next_piece(content)
-
-    def _invite_body(self) -> None:
-        """A client that asked whether to send its body is told to go on (RFC 9110 section 10.1.1)."""
-        invited = hdrs.EXPECT not in self._request.headers or self._request.version < HttpVersion11
-        if not invited and not self._request.content.is_eof():
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
     # The answer
 
     def begin(self, head: Head, added: Headers = ()) -> None:
-        """Write the head of the answer, with fields of our own behind the upstream's."""
+        """Write the head of the answer, with fields of our own behind the upstream's; it goes out with what follows."""
         self._choose_framing(head)
         connection = b"close" if not self._keep_alive else None
         if self._keep_alive and self._request.version == HttpVersion10:
             connection = b"keep-alive"
         self._status = head.status
-        self._write(framing.head_bytes(head, added, self._framing, connection))
+        self._held_head = framing.head_bytes(head, added, self._framing, connection)
+
+    def flush(self) -> None:
+        if self._held_head:
+            held, self._held_head = self._held_head, b""
+            self._write(held)
 
     def write(self, frame: bytes) -> bool:
         """Pass a frame on; False where the client does not keep up, and `drain` should be waited for."""
         if self._first_byte_s is None:
             self._first_byte_s = time.monotonic()
         if self._framing == "chunked":
-            self._write(framing.chunk(frame))
+            self._write_behind_head(framing.chunk(frame))
         elif self._framing != "none":
-            self._write(frame)
+            self._write_behind_head(frame)
         self._bytes += len(frame)
         self._frames += 1
         self._last_frame = frame
@@ -160,7 +104,8 @@ class Client:
     async def end(self) -> None:
         """The clean end."""
         if self._framing == "chunked":
-            self._write(framing.LAST_CHUNK)
+            self._write_behind_head(framing.LAST_CHUNK)
+        self.flush()
         self._ended = True
         if self._unsent_bytes():
             await asyncio.sleep(0)  # uvloop sends at the end of a turn
@@ -176,6 +121,8 @@ class Client:
         transport = self._request.transport
         if transport is None:
             return
+        with suppress(ClientGone):
+            self.flush()
         if self._framing == "close":
             # Here a close is the clean end; only a reset tells of a failure.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -211,6 +158,11 @@ class Client:
         # came together with an offer of another protocol than WebSocket.
         fields = self._request.headers
         return self._request.content.is_eof() and hdrs.TRANSFER_ENCODING not in fields and hdrs.UPGRADE not in fields
+
+    def _write_behind_head(self, data: bytes) -> None:
+        if self._held_head:
+            data, self._held_head = self._held_head + data, b""
+        self._write(data)
 
     def _write(self, data: bytes) -> None:
         transport = self._request.transport
@@ -252,9 +204,3 @@ class Client:
     def _unsent_bytes(self) -> int:
         transport = self._request.transport
         return 0 if transport is None else transport.get_write_buffer_size()
-
-
-def _too_large(limit_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The request's body is larger than the {limit_bytes:,} bytes of server.max_body_size. Send less, or raise it."
-    )

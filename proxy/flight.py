@@ -18,10 +18,11 @@ from proxy.live import LiveLog
 from proxy.outlet import Listener, Outlet
 from proxy.question import Question
 from proxy.recorder import Take, judge, record
-from proxy.recording import Head, Recording, Usage
+from proxy.recording import Head, Recording
 from proxy.sse import Ending
 from proxy.store import Store
 from proxy.upstream import Answer, Outgoing, Upstream
+from proxy.verdict import Verdict
 
 # Judging and recording this much takes at most some milliseconds, if it is all tiny events; more of it is done in a
 # thread, so that no stream waits for it. A frame costs as much as some bytes do.
@@ -30,14 +31,6 @@ _FRAME_BYTES = 16
 
 # An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
 _FRAMING_GRACE_S = 5.0
-
-
-class Verdict(NamedTuple):
-    """What became of the answer."""
-
-    stored: bool
-    not_stored_because: str | None = None
-    usage: Usage | None = None
 
 
 class Terms(NamedTuple):
@@ -76,7 +69,8 @@ class Flight:
         self._in_thread: asyncio.Task[None] | None = None  # held, since the loop doesn't hold its tasks
         # A task of its own, so that the client that asked may leave before the head arrives.
         self._opening = loop.create_task(self._open(upstream, outgoing))
-        self._opening.add_done_callback(_retrieve)
+        self._head: Head | BaseException | None = None
+        self._awaiting: list[asyncio.Future[None]] = []
 
     @property
     def size_bytes(self) -> int:
@@ -89,10 +83,11 @@ class Flight:
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
+        listener = self._log.join()
         try:
-            with self._log.listening() as listener:
-                yield Hearing(self, listener)
+            yield Hearing(self, self._log, listener)
         finally:
+            self._log.leave(listener)
             if not self._log.listeners and not self._log.ended:
                 self._last_one_left()
 
@@ -102,22 +97,27 @@ class Flight:
         Raises:
             UpstreamFailed: there was none, see `Upstream.send`.
         """
-        if not self._opening.done():
-            # Not shielded: from Python 3.14 on a shield reports a failure that comes when its caller has left.
-            await asyncio.wait((self._opening,))
-        return self._opening.result()
+        if self._head is None:
+            # Not the task itself, which would be cancelled together with whoever waits for it.
+            waiting = asyncio.get_running_loop().create_future()
+            self._awaiting.append(waiting)
+            await waiting
+        if isinstance(self._head, BaseException):
+            raise self._head
+        assert self._head is not None  # noqa: S101 - whoever waited has been told
+        return self._head
 
-    async def play(self, listener: Listener, outlet: Outlet) -> None:
-        await self._log.play(listener, outlet)
-
-    async def _open(self, upstream: Upstream, outgoing: Outgoing) -> Head:
+    async def _open(self, upstream: Upstream, outgoing: Outgoing) -> None:
         try:
             self._answer = await upstream.send(outgoing, self._count_attempt)
         except BaseException as fault:
             error = fault if isinstance(fault, RepriseError) else InternalError
             self._settle(Verdict(stored=False, not_stored_because=error.code))
             self._log.break_off(UpstreamBroken("no head"))
-            raise
+            self._tell_of_head(fault)
+            if isinstance(fault, asyncio.CancelledError):
+                raise
+            return
         head = self._answer.head
         self._head_s = time.monotonic()
         if self.question is None:
@@ -128,7 +128,14 @@ class Flight:
             self._answer.close()
         else:
             self._log.attach(self._answer)
-        return head
+        self._tell_of_head(head)
+
+    def _tell_of_head(self, head: Head | BaseException) -> None:
+        self._head = head
+        for waiting in self._awaiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._awaiting.clear()
 
     def _count_attempt(self) -> None:
         self.attempts += 1
@@ -236,25 +243,22 @@ class Flight:
 
     def abandon(self, why: str = "client_disconnected") -> None:
         """Cancel the upstream request: nobody wants its answer."""
+        abandoned = UpstreamBroken("abandoned")
         self._opening.cancel()
         self._settle(Verdict(stored=False, not_stored_because=why))
-        self._log.break_off(UpstreamBroken("abandoned"))
+        self._log.break_off(abandoned)
+        self._tell_of_head(self._head or abandoned)  # the task may not have begun, and would tell nobody
 
 
 class Hearing(NamedTuple):
     """One listener's side of a flight."""
 
     flight: Flight
+    log: LiveLog
     listener: Listener
 
     async def head(self) -> Head:
         return await self.flight.head()
 
     async def play(self, outlet: Outlet) -> None:
-        await self.flight.play(self.listener, outlet)
-
-
-def _retrieve(opening: asyncio.Task[Head]) -> None:
-    """Everyone may have left before the fault came; it is in no one's hands then, and that is no error."""
-    if not opening.cancelled():
-        opening.exception()
+        await self.log.play(self.listener, outlet)

@@ -28,7 +28,7 @@ from proxy.errors import (
     UpstreamBroken,
 )
 from proxy.events import RequestLine, log
-from proxy.flight import Flight, Verdict
+from proxy.flight import Flight
 from proxy.flights import Flights
 from proxy.intake import Intake
 from proxy.lane import FastLane
@@ -38,6 +38,7 @@ from proxy.recording import Head, Headers
 from proxy.store import Store
 from proxy.traffic import Traffic
 from proxy.upstream import Outgoing, Upstream
+from proxy.verdict import Verdict
 
 # Reading this much JSON for the key takes under a millisecond, and 4 if it is all tiny values; more of it is read in a
 # thread, so that no stream waits for it.
@@ -102,7 +103,7 @@ class Gateway:
                 log.exception(events.CRASHED, id=line.id)
                 await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
             finally:
-                self._traffic.bodies.give_back(client.body_bytes)
+                self._traffic.bodies.give_back(client.body.held_bytes)
                 _finish(exchange)
         return client.response
 
@@ -130,10 +131,10 @@ class Gateway:
         """What is asked for. On a cached route the body is read to its end, elsewhere it is passed on as it comes."""
         request, client = exchange.request, exchange.client
         if intake.route != "cached":
-            stream = client.stream_body if request.body_exists else None
+            stream = client.body.pieces if request.body_exists else None
             outgoing = Outgoing(request.method, request.raw_path, intake.fields, stream)
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
-        body = await client.read_body(self._server.max_body_size, self._traffic.bodies)
+        body = await client.body.whole(self._server.max_body_size, self._traffic.bodies)
         outgoing = Outgoing(request.method, request.raw_path, intake.fields, body)
         if intake.premise is None:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)

@@ -8,8 +8,7 @@ The rule: whoever is not told of the next frame by the log is on his way to it, 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.allowance import Allowance
@@ -77,19 +76,19 @@ class LiveLog:
     def listeners(self) -> int:
         return len(self._listeners)
 
-    @contextmanager
-    def listening(self) -> Iterator[Listener]:
+    def join(self) -> Listener:
+        """One more listens, until it leaves."""
         listener = Listener()
         self._listeners[listener] = None
         self._steer()
-        try:
-            yield listener
-        finally:
-            self._note_stall(listener, is_stalled=False)
-            del self._listeners[listener]
-            self._steer()
-            if self.ended:
-                self._release()
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        self._note_stall(listener, is_stalled=False)
+        del self._listeners[listener]
+        self._steer()
+        if self.ended:
+            self._release()
 
     def stop_keeping(self) -> None:
         """Let go of every frame that all present listeners have played; nobody can join any more."""
@@ -152,12 +151,12 @@ class LiveLog:
                 raise self.broken
             if self.ended:
                 return
+            outlet.flush()
             listener.outlet = outlet
-            listener.news = asyncio.get_running_loop().create_future()
             self._ahead_bytes = 0
             self._steer()
             try:
-                await listener.news
+                await listener.next_news()
             finally:
                 listener.outlet = None
 

@@ -21,6 +21,14 @@ class Outlet(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """Let go of what was held back to go out together with the next frame: there is none for now.
+
+        Raises:
+            ClientGone: nobody takes anything any more.
+        """
+        ...
+
     def drain(self) -> Awaitable[None]:
         """Wait until more is taken.
 
@@ -44,6 +52,15 @@ class Listener:
         """Whether its client takes nothing at the moment."""
         self.news: asyncio.Future[None] | None = None
         """Waited for meanwhile: done when the log will not write the next frame."""
+
+    async def next_news(self) -> None:
+        """Wait until it has to go on by itself.
+
+        Raises:
+            ClientGone: its client has left.
+        """
+        self.news = asyncio.get_running_loop().create_future()
+        await self.news
 
     def tell(self, gone: ClientGone | None = None) -> None:
         """Have it go on by itself."""

@@ -44,6 +44,7 @@ class Playback:
                 await _write(outlet, body[start : start + _PIECE_BYTES])
             return
         for number, (arrived_us, frame) in enumerate(self._recording.timeline.frames(self._recording.body)):
+            outlet.flush()
             await self._wait_until(self._pace.due_s(number, arrived_us))
             await _write(outlet, frame)
 

@@ -19,7 +19,7 @@ STORE_ON_DISK = ["store.directory", "store.database", "store.rows", "store.space
 
 FLOORS = {
     # What things are called: values and errors.
-    "words": ["__init__", "allowance", "errors", "pace", "recording"],
+    "words": ["__init__", "allowance", "errors", "pace", "recording", "verdict"],
     # No await, no clock, no I/O.
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
@@ -31,7 +31,18 @@ FLOORS = {
     # asyncio lives from here on up.
     "waiting": [
         *("background", "balance", "traffic", "outlet", "live", "flight", "flights", "playback"),
-        *("accepting", "listening", "connection", "client", "upstream", "faults", "resolver", "streams", "wire"),
+        *(
+            "accepting",
+            "listening",
+            "connection",
+            "request_body",
+            "client",
+            "upstream",
+            "faults",
+            "resolver",
+            "streams",
+            "wire",
+        ),
         *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
         *("dialling", "direct", "pool"),
         *STORE_ON_DISK,

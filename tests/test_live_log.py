@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Literal, NamedTuple
 from unittest.mock import patch
 
@@ -103,14 +102,16 @@ class Hearer:
         self.outcome = "left"
         self.going = asyncio.Event()
         self.going.set()
-        taking_part = ExitStack()
-        self.listener = taking_part.enter_context(log.listening())  # at once, as those do who join
+        self.listener = log.join()  # at once, as those do who join
         self.task = asyncio.create_task(self._listen(log))
-        self.task.add_done_callback(lambda _: taking_part.close())
+        self.task.add_done_callback(lambda _: log.leave(self.listener))
 
     def write(self, frame: bytes) -> bool:
         self.heard.append(frame)
         return self.going.is_set()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     async def drain(self) -> None:
         await self.going.wait()
@@ -229,12 +230,14 @@ async def test_one_that_catches_up_lets_the_others_have_their_turn() -> None:
 async def test_what_is_held_for_a_slow_one_is_bounded_in_frames_too() -> None:
     """A frame takes memory besides its bytes, and there may be millions within a leeway of bytes."""
     log = LiveLog(Owner(), 64, Allowance(2**30), lambda: 0.0)
-    with log.listening(), log.listening() as fast:
-        for _ in range(3 * kept._FEW_FRAMES):
-            log.append(b"x")
-            fast.position += 1
+    log.join()
+    fast = log.join()
 
-        assert log.kept.arrived - log.kept._gone <= kept._FEW_FRAMES + 2
+    for _ in range(3 * kept._FEW_FRAMES):
+        log.append(b"x")
+        fast.position += 1
+
+    assert log.kept.arrived - log.kept._gone <= kept._FEW_FRAMES + 2
 
 
 async def test_listeners_on_their_way_are_waited_for() -> None:

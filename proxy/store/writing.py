@@ -36,14 +36,16 @@ _SHARE_OF_LIMIT = 16  # by no more is the limit of a small store exceeded, until
 _PATIENCE_S = 10.0  # behind writes that fail: each of them may take as long as a lock is waited for
 
 
-# In some 20 µs. In a thread it costs three times as much, in which the two keep taking the interpreter from each other.
-_ENCODED_AT_ONCE_BYTES = 32 * 1024
+# Short ones are encoded by the event loop, some 20 µs each: one after the other, since each by itself takes thrice as
+# long, and a thread takes as much more in which it and the loop keep taking the interpreter from each other.
+_ENCODED_HERE_BYTES = 32 * 1024
+_ENCODED_IN_A_ROW = 16
 
 
 class _Kept(NamedTuple):
     recording: Recording
     at_s: float
-    row: Row | None
+    row: Row | None = None
     """What is written, where it has been made already."""
 
 
@@ -65,10 +67,11 @@ class Writing:
         self._shelf = shelf
         self._upkeep = Upkeep(shelf)
         self._threads = threads
-        self._at_once, self._in_thread = Encoder(), Encoder()
+        self._here, self._in_thread = Encoder(), Encoder()
         self._loop = asyncio.get_running_loop()
         self._gathering_s = 0.0 if shared else _GATHERING_S
-        self._gathering: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.Handle | None = None
+        self._fresh: deque[_Kept] = deque()
         self._kept: deque[_Kept] = deque()
         self._waiting_bytes = 0
         self._job: asyncio.Future[_Attempt] | None = None
@@ -87,24 +90,21 @@ class Writing:
         """Have a recording written; `size_bytes` is its own."""
         self.waiting[recording.key] = recording
         self._waiting_bytes += size_bytes
-        row = None
-        if size_bytes <= _ENCODED_AT_ONCE_BYTES:
-            with suppress(ValueError, TypeError):  # it comes up again in the thread, which tells of it
-                row = _row(recording, self._at_once)
-        self._kept.append(_Kept(recording, time.monotonic(), row))
+        self._fresh.append(_Kept(recording, time.monotonic()))
         if self._job or self._gathering:
             return
         if self._gathering_s:
-            self._gathering = self._loop.call_later(self._gathering_s, self._write)
+            self._gathering = self._loop.call_later(self._gathering_s, self._encode_some)
         else:
-            self._write()
+            self._encode_some()
 
     async def finish(self) -> None:
         """Write what waits, and wait for it; no more is put."""
         self._is_ending = True
         if self._gathering:
             self._gathering.cancel()
-            self._write()
+        while self._fresh:
+            self._encode_some()
         while self._job:
             await asyncio.wait((self._job,))
 
@@ -113,8 +113,20 @@ class Writing:
         with self.opening.watched(), self.health.watched():
             await self._threads.write(self._upkeep.examine)
 
+    def _encode_some(self) -> None:
+        """Encode what is short, as many as others can wait for; the thread does the rest."""
+        for _ in range(min(len(self._fresh), _ENCODED_IN_A_ROW)):
+            kept = self._fresh.popleft()
+            if kept.recording.size_bytes <= _ENCODED_HERE_BYTES:
+                with suppress(ValueError, TypeError):  # it comes up again in the thread, which tells of it
+                    kept = kept._replace(row=_row(kept.recording, self._here))
+            self._kept.append(kept)
+        self._gathering = self._loop.call_soon(self._encode_some) if self._fresh else None
+        if self._kept and not self._job and not self._gathering:
+            self._write()
+
     def _write(self) -> None:
-        self._gathering, self._job = None, self._threads.write(self._write_some)
+        self._job = self._threads.write(self._write_some)
         self._job.add_done_callback(self._note)
 
     def _write_some(self) -> _Attempt:
@@ -168,7 +180,9 @@ class Writing:
         else:
             self.opening.note(None)
             self.health.note(fault)
-        if self._kept:
+        if self._fresh:
+            self._encode_some()
+        elif self._kept:
             self._write()
 
 
