@@ -14,7 +14,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from proxy import framing
-from proxy.connection import CLOSES, GOES_ON
+from proxy.connection import CLOSES, GOES_ON, ClientConnection
 from proxy.errors import ClientGone
 from proxy.events import RequestLine
 from proxy.recording import Head, Headers
@@ -115,6 +115,8 @@ class Client:
             transport.set_write_buffer_limits(high=0)
             await self.drain()
             transport.set_write_buffer_limits()
+        if self._keep_alive and isinstance(self._request.protocol, ClientConnection):
+            self._request.protocol.note_answer()
 
     def abort(self) -> None:
         """The other end: what has been written still goes out, and then the client sees a broken transfer."""

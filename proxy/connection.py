@@ -91,6 +91,8 @@ class ClientConnection(RequestHandler):
         self._read_timeout_s = read_timeout_s
         self._lingering_s = lingering_time
         self._newest_body: StreamReader = EMPTY_PAYLOAD
+        self._unanswered = 0
+        """Requests that have been read, and whose answers are not out."""
         self._head_bytes = 0
         self._head_is_late: asyncio.TimerHandle | None = None
         self._unreadable = False
@@ -116,17 +118,21 @@ class ClientConnection(RequestHandler):
         if lane is not None and len(self._messages) == 1 and self._messages[0][1].is_eof():
             lane.learn(data, self._messages[0][0])
         if len(self._messages) > known:
+            self._unanswered += len(self._messages) - known
             self._expect_no_head()
             self._refuse_odd_heads(known)
             self._note(*self._messages[-1])
         elif not within_body and data.strip(b"\r\n"):  # empty lines before a request are skipped
             self._expect_head(len(data))
 
+    def note_answer(self) -> None:
+        """One is out, and the connection goes on; aiohttp may still be busy with it when the next request comes."""
+        self._unanswered -= 1
+
     @property
     def _is_idle(self) -> bool:
         """Whether what comes next is the beginning of a request, and all before it have been answered."""
-        waits = self._waiter is not None and not self._waiter.done()
-        return waits and not (self._messages or self._head_bytes or self._upgraded) and self._newest_body.is_eof()
+        return not (self._unanswered or self._head_bytes or self._upgraded) and self._newest_body.is_eof()
 
     async def linger(self) -> None:
         """Say that the answer is the last one, and wait for the client to close (RFC 9112 section 9.6)."""
