@@ -17,8 +17,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.balance import Balance, Shared
-from proxy.connection import ClientConnection, Lane
+from proxy.connection import ClientConnection
 from proxy.events import log
+from proxy.lane_connection import Lane, LaneConnection
 from proxy.listening import listen
 
 ACCEPT_FAILED = "accept_failed"
@@ -44,7 +45,7 @@ class Clients(web.Server):
         """Asked first, on every connection."""
 
     def __call__(self) -> RequestHandler:
-        return ClientConnection(self, loop=self._loop, lane=lambda: self.lane, **self._kwargs)
+        return LaneConnection(self, loop=self._loop, lane=lambda: self.lane, **self._kwargs)
 
     def adjust(self, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         """Give every connection other settings, those that are open as well."""

@@ -22,6 +22,7 @@ from proxy.config.addresses import is_loopback
 from proxy.events import log
 from proxy.flights import Flights
 from proxy.gateway import Gateway
+from proxy.incoming import Incoming
 from proxy.lane import FastLane
 from proxy.store import TieredStore
 from proxy.traffic import Traffic
@@ -146,7 +147,7 @@ class App:
     def _lane(self) -> FastLane | None:
         return self._gateway.lane if self._settings.server.fast_lane else None
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _serve(self, request: Incoming) -> web.StreamResponse:
         return await self._gateway.serve(request)
 
     async def _listen(self, resources: AsyncExitStack) -> None:

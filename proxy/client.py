@@ -17,6 +17,7 @@ from proxy import framing
 from proxy.connection import CLOSES, GOES_ON, ClientConnection
 from proxy.errors import ClientGone
 from proxy.events import RequestLine
+from proxy.incoming import Incoming
 from proxy.recording import Head, Headers
 from proxy.request_body import RequestBody
 
@@ -30,7 +31,7 @@ class Client:
     Whatever writes raises `ClientGone` where there is no connection any more.
     """
 
-    def __init__(self, request: web.BaseRequest, read_timeout_s: float, write_timeout_s: float) -> None:
+    def __init__(self, request: Incoming, read_timeout_s: float, write_timeout_s: float) -> None:
         self._request = request
         self._write_timeout_s = write_timeout_s
         self.body = RequestBody(request, read_timeout_s)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
@@ -33,18 +33,6 @@ _BOUNDS = (
 )
 _LENGTH_DIGITS = 18  # an exabyte
 _TOO_MANY_FIELDS = "Too many headers received"  # aiohttp's words
-
-
-class Lane(Protocol):
-    """Answers some requests by itself, see `lane.py`."""
-
-    def answer(self, data: bytes, transport: asyncio.WriteTransport) -> bool:
-        """Whether it has answered what has come on a connection between two requests."""
-        ...
-
-    def learn(self, data: bytes, message: object) -> None:
-        """One request has come whole, and alone, in these bytes; `message` is what aiohttp's parser read."""
-        ...
 
 
 class _Sent(web.StreamResponse):
@@ -82,12 +70,10 @@ class ClientConnection(RequestHandler):
         *,
         read_timeout_s: float,
         lingering_time: float,
-        lane: Callable[[], Lane | None],
         **settings: Any,  # noqa: ANN401 - aiohttp's
     ) -> None:
         bounds = {"max_line_size": _TARGET_BYTES, "max_field_size": _FIELD_BYTES, "max_headers": _FIELDS}
         super().__init__(server, lingering_time=0, **{**settings, **bounds})
-        self._lane = lane
         self._read_timeout_s = read_timeout_s
         self._lingering_s = lingering_time
         self._newest_body: StreamReader = EMPTY_PAYLOAD
@@ -109,14 +95,8 @@ class ClientConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._unreadable or self._close or self._force_close:
             return
-        lane = self._lane() if self._is_idle else None
-        if lane is not None and self.transport is not None and lane.answer(data, self.transport):
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            return
         known, within_body = len(self._messages), not self._newest_body.is_eof()
         super().data_received(data)
-        if lane is not None and len(self._messages) == 1 and self._messages[0][1].is_eof():
-            lane.learn(data, self._messages[0][0])
         if len(self._messages) > known:
             self._unanswered += len(self._messages) - known
             self._expect_no_head()
@@ -125,12 +105,16 @@ class ClientConnection(RequestHandler):
         elif not within_body and data.strip(b"\r\n"):  # empty lines before a request are skipped
             self._expect_head(len(data))
 
+    def note_request(self) -> None:
+        """One has come that aiohttp does not see."""
+        self._unanswered += 1
+
     def note_answer(self) -> None:
         """One is out, and the connection goes on; aiohttp may still be busy with it when the next request comes."""
         self._unanswered -= 1
 
     @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether what comes next is the beginning of a request, and all before it have been answered."""
         return not (self._unanswered or self._head_bytes or self._upgraded) and self._newest_body.is_eof()
 

@@ -86,7 +86,11 @@ class Dialler:
 
     async def _connect_to_any(self, addresses: list[AddrInfoType], protocol: Callable[[], _P]) -> _P:
         sock = await start_connection(addresses, happy_eyeballs_delay=_ANOTHER_ADDRESS_S, interleave=1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # the other side has reset it already
+            sock.close()
+            raise
         # A certificate names a host without the dot at its end.
         name = self._host.rstrip(".") if self._context is not None else None
         _, made = await asyncio.get_running_loop().create_connection(

@@ -55,6 +55,7 @@ class DirectConnection(asyncio.Protocol):
         self._unsent: memoryview | None = None
         self._may_write = True
         self._reads = True
+        self._has_eof = False
         self._since_s = 0.0
         """Since when the upstream is waited for."""
         self._alarm: asyncio.TimerHandle | None = None
@@ -129,6 +130,7 @@ class DirectConnection(asyncio.Protocol):
             self.close()
 
     def eof_received(self) -> None:
+        self._has_eof = True
         # The transport closes itself, but not before all is taken that is to be sent.
         if self._transport is not None and self._has_unsent(self._transport):
             self._transport.abort()
@@ -141,7 +143,9 @@ class DirectConnection(asyncio.Protocol):
         if self._asked is not None:
             self._fail(self._asked, faults.closed_before_head())
         elif self._answer is not None:
-            ended = exc is None and self._answer.framing == "close"  # RFC 9112 section 8: a reset is no close
+            ended = (
+                self._has_eof and exc is None and self._answer.framing == "close"
+            )  # RFC 9112 section 8: a reset is no close
             self._end(self._answer, None if ended else faults.body_broken("the connection was closed or reset"))
         else:
             self._keeper.forget(self)

@@ -39,8 +39,7 @@ class Terms(NamedTuple):
     store: Store
     held: Allowance
     """What all of them together may keep in memory."""
-    limit_bytes: int
-    """Of one recording."""
+    limit_bytes: int  # of one recording
     linger_s: float
     """How long an answer is read on when nobody is left."""
     forget: Callable[["Flight"], None]
@@ -66,7 +65,7 @@ class Flight:
         self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
         self._answer: Answer | None = None
         self._lingering: asyncio.Task[None] | None = None
-        self._in_thread: asyncio.Task[None] | None = None  # held, since the loop doesn't hold its tasks
+        self._in_thread: asyncio.Task[None] | None = None  # the loop doesn't hold its tasks
         # A task of its own, so that the client that asked may leave before the head arrives.
         self._opening = loop.create_task(self._open(upstream, outgoing))
         self._head: Head | BaseException | None = None
@@ -74,7 +73,6 @@ class Flight:
 
     @property
     def size_bytes(self) -> int:
-        """What has arrived so far."""
         return self._log.kept.size_bytes
 
     @contextmanager
@@ -102,10 +100,9 @@ class Flight:
             waiting = asyncio.get_running_loop().create_future()
             self._awaiting.append(waiting)
             await waiting
-        if isinstance(self._head, BaseException):
-            raise self._head
-        assert self._head is not None  # noqa: S101 - whoever waited has been told
-        return self._head
+        if isinstance(self._head, Head):
+            return self._head
+        raise self._head or AssertionError("whoever waited has been told")
 
     async def _open(self, upstream: Upstream, outgoing: Outgoing) -> None:
         try:
@@ -135,7 +132,6 @@ class Flight:
         for waiting in self._awaiting:
             if not waiting.done():
                 waiting.set_result(None)
-        self._awaiting.clear()
 
     def _count_attempt(self) -> None:
         self.attempts += 1

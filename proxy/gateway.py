@@ -30,6 +30,7 @@ from proxy.errors import (
 from proxy.events import RequestLine, log
 from proxy.flight import Flight
 from proxy.flights import Flights
+from proxy.incoming import Incoming
 from proxy.intake import Intake
 from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader
@@ -56,7 +57,7 @@ _NOT_READY = Head(503, "Service Unavailable", _JSON), b'{"status":"not_ready"}'
 class _Exchange:
     """One request: as it came, who is to be answered, and what the log will say."""
 
-    request: web.BaseRequest
+    request: Incoming
     client: Client
     line: RequestLine
     intake: Intake | None = None
@@ -82,7 +83,7 @@ class Gateway:
         self.lane = FastLane(settings, self._heads, self._questions, store, traffic)
         """For connections to ask first: what it answers never comes to `serve`."""
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: Incoming) -> web.StreamResponse:
         """Answer one request. Raises nothing but the cancellation that a client's leaving is."""
         client = Client(request, self._server.read_timeout, self._server.write_timeout)
         line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))

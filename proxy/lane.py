@@ -12,18 +12,19 @@ import asyncio
 import time
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple
 
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from proxy import admission, events, framing, policy
 from proxy.config import Settings
+from proxy.connection import ClientConnection
 from proxy.errors import RepriseError
 from proxy.events import RequestLine
+from proxy.incoming import KnownHead, PlainRequest
 from proxy.intake import HeadReader, Intake
 from proxy.playback import replayed_head
-from proxy.question import Gist, Premise, Questions
+from proxy.question import Gist, Questions
 from proxy.recording import Head, Headers, Recording
 from proxy.store import Store
 from proxy.traffic import Traffic
@@ -35,16 +36,6 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 _DIGESTED_BYTES = 32 * 1024  # takes 12 µs; the digest of a larger body is a matter for a thread
 _WRITTEN_BYTES = 60 * 1024  # with its head no more than a transport takes without asking to be waited for
-
-
-class _Known(NamedTuple):
-    """What the bytes of a head are known to say."""
-
-    method: str
-    target: str
-    body_bytes: int
-    intake: Intake
-    premise: Premise
 
 
 class FastLane:
@@ -59,18 +50,23 @@ class FastLane:
         self._questions = questions
         self._store = store
         self._traffic = traffic
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[bytes, KnownHead] = {}
 
-    def answer(self, data: bytes, transport: asyncio.WriteTransport) -> bool:
-        """Answer what has come on a connection between two requests, if that is one that can be answered here."""
-        started_s = time.monotonic()
+    def plain_request(self, data: bytes, connection: ClientConnection) -> PlainRequest | None:
+        """The request that has come on a connection between two requests, if its head is known and it is all there."""
         head_bytes = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         known = self._known.get(data[:head_bytes])
-        if known is None or len(data) - head_bytes != known.body_bytes or self._traffic.draining:
-            return False
-        gist = self._questions.gist(known.premise, sha256(data[head_bytes:]).digest())
+        if known is None or len(data) - head_bytes != known.body_bytes:
+            return None
+        return PlainRequest(known, data[head_bytes:], connection)
+
+    def answer(self, request: PlainRequest, transport: asyncio.WriteTransport) -> bool:
+        """Answer a request whose answer is recorded and in memory."""
+        started_s = time.monotonic()
+        known = request.known
+        gist = self._questions.gist(known.premise, sha256(request.body).digest())
         recording = self._store.recall(gist.key) if gist is not None else None
-        if gist is None or recording is None or not self._will_do(recording, known.intake):
+        if gist is None or recording is None or self._traffic.draining or not self._will_do(recording, known.intake):
             return False
         if transport.get_write_buffer_size():  # a client that does not take its answers gets no more of them from here
             return False
@@ -89,22 +85,24 @@ class FastLane:
             intake = self._reader.read(message.method, message.path, message.version, message.raw_headers)
         except RepriseError:
             return
-        if intake.premise is None or not intake.plan.read:
+        if intake.premise is None:
             return
         if len(self._known) >= _MOST_HEADS:
             self._known.clear()
-        self._known[data[:head_bytes]] = _Known(message.method, message.path, body_bytes, intake, intake.premise)
+        self._known[data[:head_bytes]] = KnownHead(message, body_bytes, intake, intake.premise)
 
     def _will_do(self, recording: Recording, intake: Intake) -> bool:
         if not 0 < len(recording.body) <= _WRITTEN_BYTES or (intake.controls.pace or self._pace).kind != "instant":
+            return False
+        if not intake.plan.read:
             return False
         age_s = time.time() - recording.recorded_at
         return policy.is_fresh(age_s, self._ttl_s, intake.controls.directives, any_age=intake.plan.any_age)
 
     def _replay(
-        self, recording: Recording, known: _Known, gist: Gist, transport: asyncio.WriteTransport, started_s: float
+        self, recording: Recording, known: KnownHead, gist: Gist, transport: asyncio.WriteTransport, started_s: float
     ) -> None:
-        line = RequestLine(events.new_id(), known.method, admission.loggable(known.target))
+        line = RequestLine(events.new_id(), known.message.method, admission.loggable(known.message.path))
         transport.writelines(_answer(recording, line.id, known.intake.cors))
         self._store.count_hit(recording.key)
         line.read_head(recording.head)

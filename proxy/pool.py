@@ -6,6 +6,7 @@ The rule: what was used last is used next, so that those that are too many grow 
 import asyncio
 from collections.abc import Callable
 
+from proxy import faults
 from proxy.answer import DirectAnswer
 from proxy.dialling import Dialler
 from proxy.direct import DirectConnection, Patience
@@ -35,8 +36,15 @@ class Pool:
             UpstreamFailed: the request may have arrived, and there is no answer.
         """
         connection = self._take() or await self._dial()
+        if not connection.is_open:  # uvloop reads before whoever dialled has had a turn: it has spoken first, or left
+            self._has_ended()
+            raise faults.no_connection(faults.REFUSED, ConnectionResetError())
         self._busy.add(connection)
-        asked = connection.ask(head, body)
+        try:
+            asked = connection.ask(head, body)
+        except BaseException:
+            connection.close()
+            raise
         try:
             return await asked
         except RepriseError:

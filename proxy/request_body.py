@@ -11,6 +11,7 @@ from aiohttp.http import HttpVersion11
 
 from proxy.allowance import Allowance
 from proxy.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, RequestTimeout
+from proxy.incoming import Incoming
 from proxy.streams import next_piece
 
 _JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 50
@@ -19,7 +20,7 @@ _JOINED_AT_ONCE_BYTES = 4 * 1024 * 1024  # takes about 3 ms; the largest bodies 
 class RequestBody:
     """Can be read once, whole or piece by piece."""
 
-    def __init__(self, request: web.BaseRequest, timeout_s: float) -> None:
+    def __init__(self, request: Incoming, timeout_s: float) -> None:
         """`timeout_s`: how long nothing may come."""
         self._request = request
         self._timeout_s = timeout_s

@@ -198,6 +198,7 @@ class PulledAnswer:
     async def _feed(self, sink: Sink) -> None:
         try:
             while frame := await self._read():
+                await self._flowing.wait()
                 sink.append(frame)
                 await self._flowing.wait()
             sink.finish()

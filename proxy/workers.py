@@ -51,7 +51,8 @@ class Worker:
         self._heard, self.failure = b"", None
         ours, theirs = socket.socketpair()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what is left in the buffer would be written by both
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()  # what is left in the buffer would be written by both
         # A signal that came between the fork and `let_go` would be told to the parent, and for the second time.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

@@ -31,18 +31,8 @@ FLOORS = {
     # asyncio lives from here on up.
     "waiting": [
         *("background", "balance", "traffic", "outlet", "live", "flight", "flights", "playback"),
-        *(
-            "accepting",
-            "listening",
-            "connection",
-            "request_body",
-            "client",
-            "upstream",
-            "faults",
-            "resolver",
-            "streams",
-            "wire",
-        ),
+        *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
+        *("upstream", "faults", "resolver", "streams", "wire"),
         *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
         *("dialling", "direct", "pool"),
         *STORE_ON_DISK,

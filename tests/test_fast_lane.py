@@ -4,7 +4,10 @@ from collections.abc import Mapping
 
 import orjson
 import pytest
+from aiohttp import web
 
+from proxy.gateway import Gateway
+from proxy.incoming import Incoming
 from tests.conftest import Log, StartProxy
 from tests.exchanges import RICH_HEAD, store_of, until
 from tests.harness import (
@@ -32,9 +35,25 @@ def asking(body: bytes = PLAIN, *headers: tuple[str, str]) -> bytes:
     return request_bytes("POST", CHAT, [JSON, *headers], body)
 
 
+@pytest.fixture(autouse=True)
+def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count what comes to the gateway."""
+    serve = Gateway.serve
+
+    async def counted(gateway: Gateway, request: Incoming) -> web.StreamResponse:
+        gateway._traffic.served = taken(gateway) + 1  # type: ignore[attr-defined]
+        return await serve(gateway, request)
+
+    monkeypatch.setattr(Gateway, "serve", counted)
+
+
+def taken(gateway: Gateway) -> int:
+    return getattr(gateway._traffic, "served", 0)
+
+
 def taken_the_long_way(proxy: Proxy) -> int:
-    """Requests that aiohttp has read so far."""
-    return proxy.app._clients.requests_count
+    """Requests that have come to the gateway so far."""
+    return taken(proxy.app._gateway)
 
 
 async def answer_to(connection: Connection, request: bytes) -> Response:

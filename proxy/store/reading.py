@@ -7,6 +7,7 @@ is for whoever keeps recordings to say.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from proxy.events import log
@@ -80,16 +81,19 @@ class Reading:
         try:
             entries = self._shelf.get_short([search.key for search in searches]) if searches else {}
         except Exception as fault:  # noqa: BLE001 - `health` is told of it
-            if len(searches) == 1:
-                return [_Result(searches[0], fault=fault)]
+            if (
+                len(searches) == 1 or type(fault) is ShelfTrouble
+            ):  # which is the disk's, and might take as long for each
+                return [_Result(search, fault=fault) for search in searches]
             # It may be only one of them that can't be read.
             return [self._read(search, self._shelf.get) for search in searches]
         return [self._read_short(search, entries) for search in searches]
 
     def _taken(self) -> list[_Search]:
         taken: list[_Search] = []
-        while self._asked and len(taken) < _MOST_AT_ONCE:
-            taken.append(self._asked.popleft())
+        with suppress(IndexError):  # another thread has taken the last one
+            while len(taken) < _MOST_AT_ONCE:
+                taken.append(self._asked.popleft())
         return taken
 
     def _read_short(self, search: _Search, entries: dict[str, bytes | None]) -> _Result:

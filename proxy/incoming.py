@@ -1,0 +1,126 @@
+"""A request as it is served: one of aiohttp's, or a plain one, of which all is here.
+
+The rule: whoever serves a request asks for nothing but what stands here, and can't tell the two apart.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpVersion, RawRequestMessage
+from aiohttp.streams import StreamReader
+
+from proxy.intake import Intake
+from proxy.question import Premise
+from proxy.recording import Headers
+
+
+class Writer(Protocol):
+    """The way to the client."""
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        ...
+
+
+class Incoming(Protocol):
+    """What is known of a request."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> str: ...
+    @property
+    def version(self) -> HttpVersion: ...
+    @property
+    def raw_headers(self) -> Headers: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def body_exists(self) -> bool: ...
+    @property
+    def content(self) -> StreamReader: ...
+    @property
+    def protocol(self) -> BaseProtocol: ...
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+    @property
+    def writer(self) -> Writer: ...
+
+
+class KnownHead(NamedTuple):
+    """What the bytes of a head are known to say."""
+
+    message: RawRequestMessage
+    """As aiohttp's parser read it."""
+    body_bytes: int
+    intake: Intake
+    premise: Premise
+
+
+class PlainRequest:
+    """A request whose head asks nothing of the connection, and whose body came with it."""
+
+    __slots__ = ("body", "known", "protocol")
+
+    keep_alive = True
+    body_exists = True
+
+    def __init__(self, known: KnownHead, body: bytes, protocol: BaseProtocol) -> None:
+        self.known = known
+        self.body = body
+        self.protocol = protocol
+
+    @property
+    def method(self) -> str:
+        return self.known.message.method
+
+    @property
+    def raw_path(self) -> str:
+        return self.known.message.path
+
+    @property
+    def version(self) -> HttpVersion:
+        return self.known.message.version
+
+    @property
+    def raw_headers(self) -> Headers:
+        return self.known.message.raw_headers
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.known.message.headers
+
+    @property
+    def content_length(self) -> int | None:
+        return len(self.body)
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        return self.protocol.transport
+
+    @property
+    def content(self) -> StreamReader:
+        # All of a body that is at its end: whoever reads one that is takes it at once.
+        return cast("StreamReader", self)
+
+    @property
+    def writer(self) -> Writer:
+        return self
+
+    def is_eof(self) -> bool:
+        return True
+
+    def exception(self) -> BaseException | None:
+        return None
+
+    def read_nowait(self) -> bytes:
+        return self.body
+
+    async def drain(self) -> None:
+        await self.protocol._drain_helper()  # noqa: SLF001 - as aiohttp's writer does

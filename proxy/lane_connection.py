@@ -1,0 +1,93 @@
+"""A connection from a client, on which the fast lane is asked first.
+
+The rule: one request at a time. What comes while a plain one is served waits, and is then looked at as if it came now.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+from aiohttp import web
+
+from proxy.connection import CLOSES, ClientConnection
+from proxy.incoming import Incoming, PlainRequest
+
+_HELD_BYTES = 64 * 1024  # of requests that are sent ahead; then nothing more is read
+
+Handler = Callable[[Incoming], Awaitable[web.StreamResponse]]
+
+
+class Lane(Protocol):
+    """Knows requests by their bytes, see `lane.py`."""
+
+    def plain_request(self, data: bytes, connection: ClientConnection) -> PlainRequest | None:
+        """The request that these bytes are, if it is known for a plain one."""
+        ...
+
+    def answer(self, request: PlainRequest, transport: asyncio.WriteTransport) -> bool:
+        """Whether it could be answered at once, and has been."""
+        ...
+
+    def learn(self, data: bytes, message: object) -> None:
+        """One request has come whole, and alone, in these bytes; `message` is what aiohttp's parser read."""
+        ...
+
+
+class LaneConnection(ClientConnection):
+    """A connection whose plain requests never come to aiohttp's server."""
+
+    def __init__(self, server: web.Server, *, lane: Callable[[], Lane | None], **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
+        super().__init__(server, **settings)
+        self._lane = lane
+        self._handler = cast("Handler", server.request_handler)
+        self._serving: asyncio.Task[None] | None = None
+        self._held = b""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._serving is not None and not self.is_idle:
+            self._hold(data)
+            return
+        lane = self._lane() if self.is_idle else None
+        if lane is None or self.transport is None or self._close:
+            super().data_received(data)
+        elif (request := lane.plain_request(data, self)) is None:
+            super().data_received(data)
+            if len(self._messages) == 1 and self._messages[0][1].is_eof():
+                lane.learn(data, self._messages[0][0])
+        elif lane.answer(request, self.transport):
+            self._wait_for_next()
+        else:
+            self.note_request()
+            self._serving = self._loop.create_task(self._serve(request))
+
+    async def _serve(self, request: PlainRequest) -> None:
+        sent = await self._handler(request)
+        if self._serving is asyncio.current_task():
+            self._serving = None
+        if sent is CLOSES:
+            await self.linger()
+            return
+        self._wait_for_next()
+        if self._held:
+            held, self._held = self._held, b""
+            self._resume_transport_reading()
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > _HELD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _process_keepalive(self) -> None:
+        if self._serving is None or self.is_idle:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+
+    def _wait_for_next(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
