@@ -81,10 +81,8 @@ class Reading:
         try:
             entries = self._shelf.get_short([search.key for search in searches]) if searches else {}
         except Exception as fault:  # noqa: BLE001 - `health` is told of it
-            if (
-                len(searches) == 1 or type(fault) is ShelfTrouble
-            ):  # which is the disk's, and might take as long for each
-                return [_Result(search, fault=fault) for search in searches]
+            if len(searches) == 1:
+                return [_Result(searches[0], fault=fault)]
             # It may be only one of them that can't be read.
             return [self._read(search, self._shelf.get) for search in searches]
         return [self._read_short(search, entries) for search in searches]
