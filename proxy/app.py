@@ -113,6 +113,7 @@ class App:
     async def stop(self, drain_s: float | None = None) -> None:
         """Take no new request, give those under way `drain_s` seconds (`server.drain_timeout`), and end."""
         self._traffic.draining = True
+        self._clients.lane = None
         for site in list(self._runner.sites):
             await site.stop()
         timeout_s = self._settings.server.drain_timeout if drain_s is None else drain_s

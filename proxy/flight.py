@@ -17,17 +17,12 @@ from proxy.events import log
 from proxy.live import LiveLog
 from proxy.outlet import Listener, Outlet
 from proxy.question import Question
-from proxy.recorder import Take, judge, record
+from proxy.recorder import Take, is_soon_judged, judge, record
 from proxy.recording import Head, Recording
 from proxy.sse import Ending
 from proxy.store import Store
 from proxy.upstream import Answer, Outgoing, Upstream
 from proxy.verdict import Verdict
-
-# Judging and recording this much takes at most some milliseconds, if it is all tiny events; more of it is done in a
-# thread, so that no stream waits for it. A frame costs as much as some bytes do.
-_JUDGED_AT_ONCE_BYTES = 32 * 1024
-_FRAME_BYTES = 16
 
 # An answer that has said it is finished lacks only the end of its framing, which comes at once or not at all.
 _FRAMING_GRACE_S = 5.0
@@ -161,9 +156,7 @@ class Flight:
         if self.settled.done() or self.question is None:
             self._log.end()
             return
-        frames_bytes = self._log.kept.size_bytes + _FRAME_BYTES * len(self._log.kept.frames)
-        size_bytes = frames_bytes + self.question.unread_bytes
-        if size_bytes <= _JUDGED_AT_ONCE_BYTES:
+        if is_soon_judged(self._log.kept.frames, self._log.kept.size_bytes + self.question.unread_bytes):
             with self._concluding():
                 self._store(*self._recorded())
         else:

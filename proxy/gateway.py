@@ -80,7 +80,7 @@ class Gateway:
         self._cors = Cors(settings.server.cors_origins)
         self._heads = head_reader(settings, self._cors)
         self._questions = Questions(settings.cache.ignore)
-        self.lane = FastLane(settings, self._heads, self._questions, store, traffic)
+        self.lane = FastLane(settings, self._heads, self._questions, store, flights)
         """For connections to ask first: what it answers never comes to `serve`."""
 
     async def serve(self, request: Incoming) -> web.StreamResponse:

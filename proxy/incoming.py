@@ -4,6 +4,7 @@ The rule: whoever serves a request asks for nothing but what stands here, and ca
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
@@ -12,7 +13,7 @@ from aiohttp.http import HttpVersion, RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from proxy.intake import Intake
-from proxy.question import Premise
+from proxy.question import Gist, Premise
 from proxy.recording import Headers
 
 
@@ -66,7 +67,7 @@ class KnownHead(NamedTuple):
 class PlainRequest:
     """A request whose head asks nothing of the connection, and whose body came with it."""
 
-    __slots__ = ("body", "known", "protocol")
+    __slots__ = ("body", "came_s", "gist", "known", "protocol")
 
     keep_alive = True
     body_exists = True
@@ -75,6 +76,9 @@ class PlainRequest:
         self.known = known
         self.body = body
         self.protocol = protocol
+        self.came_s = time.monotonic()
+        self.gist: Gist | None = None
+        """What is known of its body, if that was read before."""
 
     @property
     def method(self) -> str:

@@ -21,13 +21,13 @@ from proxy.config import Settings
 from proxy.connection import ClientConnection
 from proxy.errors import RepriseError
 from proxy.events import RequestLine
+from proxy.flights import Flights
 from proxy.incoming import KnownHead, PlainRequest
-from proxy.intake import HeadReader, Intake
+from proxy.intake import HeadReader
 from proxy.playback import replayed_head
-from proxy.question import Gist, Questions
+from proxy.question import Questions
 from proxy.recording import Head, Headers, Recording
 from proxy.store import Store
-from proxy.traffic import Traffic
 
 # A head differs from the next by the length of its body alone, so there are some more of them than clients.
 _MOST_HEADS = 1024
@@ -42,14 +42,14 @@ class FastLane:
     """Answers hits within the client's connection, as long as the settings that it is made of are in force."""
 
     def __init__(
-        self, settings: Settings, heads: HeadReader, questions: Questions, store: Store, traffic: Traffic
+        self, settings: Settings, heads: HeadReader, questions: Questions, store: Store, flights: Flights
     ) -> None:
         self._ttl_s = settings.cache.ttl
         self._pace = settings.replay.pace
         self._reader = heads
         self._questions = questions
         self._store = store
-        self._traffic = traffic
+        self._flights = flights
         self._known: dict[bytes, KnownHead] = {}
 
     def plain_request(self, data: bytes, connection: ClientConnection) -> PlainRequest | None:
@@ -60,17 +60,41 @@ class FastLane:
             return None
         return PlainRequest(known, data[head_bytes:], connection)
 
-    def answer(self, request: PlainRequest, transport: asyncio.WriteTransport) -> bool:
-        """Answer a request whose answer is recorded and in memory."""
-        started_s = time.monotonic()
-        known = request.known
-        gist = self._questions.gist(known.premise, sha256(request.body).digest())
-        recording = self._store.recall(gist.key) if gist is not None else None
-        if gist is None or recording is None or self._traffic.draining or not self._will_do(recording, known.intake):
+    def look_up(self, request: PlainRequest) -> Recording | asyncio.Future[Recording | None] | None:
+        """What is recorded for it, if that is in memory, or soon to come from disk; None where it is not for us to say.
+
+        A body that was not read before is not read here.
+        """
+        premise, intake = request.known.premise, request.known.intake
+        gist = self._questions.gist(premise, sha256(request.body).digest())
+        if gist is None or not intake.plan.read:
+            return None
+        if (intake.controls.pace or self._pace).kind != "instant":
+            return None
+        request.gist = gist
+        if (recording := self._store.recall(gist.key)) is not None:
+            return recording
+        return None if self._flights.join(gist.key) else self._store.look_for(gist.key)
+
+    def replay(self, request: PlainRequest, recording: Recording, transport: asyncio.WriteTransport) -> bool:
+        """Answer it with that, unless it won't do, or is for the gateway to play."""
+        intake, gist = request.known.intake, request.gist
+        if gist is None or not 0 < len(recording.body) <= _WRITTEN_BYTES:
+            return False
+        age_s = time.time() - recording.recorded_at
+        if not policy.is_fresh(age_s, self._ttl_s, intake.controls.directives, any_age=intake.plan.any_age):
             return False
         if transport.get_write_buffer_size():  # a client that does not take its answers gets no more of them from here
             return False
-        self._replay(recording, known, gist, transport, started_s)
+        line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))
+        transport.writelines(_answer(recording, line.id, intake.cors))
+        self._store.count_hit(recording.key)
+        line.read_head(recording.head)
+        line.cache, line.key, line.model, line.stream = "HIT", gist.key, gist.model, gist.stream
+        line.status, line.bytes, line.usage = recording.head.status, len(recording.body), recording.usage
+        line.frames = 1
+        line.first_byte_ms = line.duration_ms = round((time.monotonic() - request.came_s) * 1000, 3)
+        line.write()
         return True
 
     def learn(self, data: bytes, message: object) -> None:
@@ -90,27 +114,6 @@ class FastLane:
         if len(self._known) >= _MOST_HEADS:
             self._known.clear()
         self._known[data[:head_bytes]] = KnownHead(message, body_bytes, intake, intake.premise)
-
-    def _will_do(self, recording: Recording, intake: Intake) -> bool:
-        if not 0 < len(recording.body) <= _WRITTEN_BYTES or (intake.controls.pace or self._pace).kind != "instant":
-            return False
-        if not intake.plan.read:
-            return False
-        age_s = time.time() - recording.recorded_at
-        return policy.is_fresh(age_s, self._ttl_s, intake.controls.directives, any_age=intake.plan.any_age)
-
-    def _replay(
-        self, recording: Recording, known: KnownHead, gist: Gist, transport: asyncio.WriteTransport, started_s: float
-    ) -> None:
-        line = RequestLine(events.new_id(), known.message.method, admission.loggable(known.message.path))
-        transport.writelines(_answer(recording, line.id, known.intake.cors))
-        self._store.count_hit(recording.key)
-        line.read_head(recording.head)
-        line.cache, line.key, line.model, line.stream = "HIT", gist.key, gist.model, gist.stream
-        line.status, line.bytes, line.usage = recording.head.status, len(recording.body), recording.usage
-        line.frames = 1
-        line.first_byte_ms = line.duration_ms = round((time.monotonic() - started_s) * 1000, 3)
-        line.write()
 
 
 def _answer(recording: Recording, request_id: str, cors: Headers) -> Sequence[bytes]:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from proxy.connection import CLOSES, ClientConnection
 from proxy.incoming import Incoming, PlainRequest
+from proxy.recording import Recording
 
 _HELD_BYTES = 64 * 1024  # of requests that are sent ahead; then nothing more is read
 
@@ -24,8 +25,12 @@ class Lane(Protocol):
         """The request that these bytes are, if it is known for a plain one."""
         ...
 
-    def answer(self, request: PlainRequest, transport: asyncio.WriteTransport) -> bool:
-        """Whether it could be answered at once, and has been."""
+    def look_up(self, request: PlainRequest) -> Recording | asyncio.Future[Recording | None] | None:
+        """What is recorded for it, at once or soon; None where it is not for the lane to say."""
+        ...
+
+    def replay(self, request: PlainRequest, recording: Recording, transport: asyncio.WriteTransport) -> bool:
+        """Whether it could be answered with that, and has been."""
         ...
 
     def learn(self, data: bytes, message: object) -> None:
@@ -41,6 +46,8 @@ class LaneConnection(ClientConnection):
         self._lane = lane
         self._handler = cast("Handler", server.request_handler)
         self._serving: asyncio.Task[None] | None = None
+        self._is_ours = False
+        """Whether the last request was a plain one."""
         self._held = b""
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -49,20 +56,36 @@ class LaneConnection(ClientConnection):
             self._serving.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._serving is not None and not self.is_idle:
+        if self._is_ours and not self.is_idle:
             self._hold(data)
             return
-        lane = self._lane() if self.is_idle else None
-        if lane is None or self.transport is None or self._close:
+        self._is_ours = False
+        lane = self._lane() if self.is_idle and not self._close else None
+        if lane is None:
             super().data_received(data)
         elif (request := lane.plain_request(data, self)) is None:
             super().data_received(data)
             if len(self._messages) == 1 and self._messages[0][1].is_eof():
                 lane.learn(data, self._messages[0][0])
-        elif lane.answer(request, self.transport):
-            self._wait_for_next()
         else:
+            self._is_ours = True
             self.note_request()
+            self._take(lane, request)
+
+    def _take(self, lane: Lane, request: PlainRequest) -> None:
+        found = lane.look_up(request)
+        if isinstance(found, asyncio.Future):
+            found.add_done_callback(lambda search: self._answer(lane, request, search.result()))
+        else:
+            self._answer(lane, request, found)
+
+    def _answer(self, lane: Lane, request: PlainRequest, found: Recording | None) -> None:
+        if self.transport is None:  # its client has left meanwhile
+            return
+        if found is not None and lane.replay(request, found, self.transport):
+            self.note_answer()
+            self._go_on()
+        else:
             self._serving = self._loop.create_task(self._serve(request))
 
     async def _serve(self, request: PlainRequest) -> None:
@@ -72,8 +95,12 @@ class LaneConnection(ClientConnection):
         if sent is CLOSES:
             await self.linger()
             return
-        self._wait_for_next()
-        if self._held:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next request."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._held and self.is_idle:
             held, self._held = self._held, b""
             self._resume_transport_reading()
             self.data_received(held)
@@ -84,10 +111,7 @@ class LaneConnection(ClientConnection):
             self.transport.pause_reading()
 
     def _process_keepalive(self) -> None:
-        if self._serving is None or self.is_idle:
+        if self.is_idle or not self._is_ours:
             super()._process_keepalive()
         else:
             self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
-
-    def _wait_for_next(self) -> None:
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -12,6 +12,12 @@ from proxy.question import Question
 from proxy.recording import Check, Head, Recording, Timeline, Usage
 from proxy.sse import Ending
 
+# So much takes half a millisecond, and some milliseconds if it is all tiny events; more of it is a matter for a thread,
+# so that no stream waits for it. A frame costs as much as some bytes do.
+_SOON_JUDGED_BYTES = 96 * 1024
+_SOON_JUDGED_LINES = 1000
+_FRAME_BYTES = 16
+
 
 class Take(NamedTuple):
     """An answer as it came, with the moments of its parts on one clock, in seconds."""
@@ -35,6 +41,13 @@ class Take(NamedTuple):
                 "Q", [int((moment_s - sent_s) * 1e6) if moment_s > sent_s else 0 for moment_s in self.arrived_s]
             ),
         )
+
+
+def is_soon_judged(frames: Sequence[bytes], size_bytes: int) -> bool:
+    """Whether an answer is judged and recorded in no time that anyone would notice; `size_bytes` is to be read."""
+    if size_bytes + _FRAME_BYTES * len(frames) > _SOON_JUDGED_BYTES:
+        return False
+    return sum(frame.count(b"\n") + frame.count(b"\r") for frame in frames) <= _SOON_JUDGED_LINES
 
 
 def judge(body: bytes, question: Question) -> Ending:

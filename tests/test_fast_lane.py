@@ -1,5 +1,6 @@
 """The fast lane: what it answers, byte for byte as the long way does, and all that it leaves to that."""
 
+import asyncio
 from collections.abc import Mapping
 
 import orjson
@@ -13,14 +14,18 @@ from tests.exchanges import RICH_HEAD, store_of, until
 from tests.harness import (
     ANSWER,
     CHAT,
+    LAST_CHUNK,
     PROMPT,
     STREAM,
     STREAMED,
+    Barrier,
     Connection,
     Proxy,
     Response,
     ScriptedUpstream,
+    chunk,
     request_bytes,
+    sse_head,
     stream,
 )
 from tests.harness import plain as plain_answer
@@ -250,7 +255,6 @@ async def test_what_is_no_plain_hit_takes_the_long_way(proxy: Proxy, upstream: S
     "setting",
     [
         {"server__fast_lane": "false"},
-        {"cache__memory_limit": "0"},
         {"replay__pace": "20ms"},
         {"cache__mode": "record"},
         {"cache__mode": "passthrough"},
@@ -260,7 +264,7 @@ async def test_what_is_no_plain_hit_takes_the_long_way(proxy: Proxy, upstream: S
 async def test_settings_can_keep_it_out(
     start_proxy: StartProxy, upstream: ScriptedUpstream, setting: Mapping[str, str]
 ) -> None:
-    """Switched off, without a memory tier, at a pace, or in a mode in which nothing is read from the store."""
+    """Switched off, at a pace, or in a mode in which nothing is read from the store."""
     proxy = await start_proxy(**setting)
     upstream.will_send(plain_answer(ANSWER))
     for _ in range(3):
@@ -300,11 +304,59 @@ async def test_a_drain_turns_hits_away_as_well(proxy: Proxy, upstream: ScriptedU
     """On connections that are open already."""
     upstream.will_send(plain_answer(ANSWER))
     connection = await recorded(proxy, asking())
-    proxy.app._traffic.draining = True
+    assert (await answer_to(connection, asking())).get("x-cache-status") == "HIT"
+    barrier = Barrier()
+    upstream.will_send(sse_head(), barrier, chunk(STREAM) + LAST_CHUNK)
+    under_way = await proxy.ask(STREAMED)
 
+    stopping = asyncio.create_task(proxy.app.stop())
+    await until(lambda: proxy.app._traffic.draining)
     response = await answer_to(connection, asking())
+    barrier.release()
 
     assert response.status == 503
+    assert await under_way.body() == STREAM
+    await stopping
+
+
+async def test_a_hit_from_disk_is_the_same(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """It is looked for in a thread, and what is sent ahead meanwhile waits."""
+    proxy = await start_proxy(cache__memory_limit="0")
+    upstream.will_send(plain_answer(ANSWER, *RICH_HEAD))
+    connection = await recorded(proxy, asking())
+    await until(lambda: not store_of(proxy)._waiting)
+    long = await answer_to(connection, asking(PLAIN, ("Cache-Control", "max-age=99")))  # a head that is not known yet
+
+    connection.send(asking())
+    connection.send(asking()[:-9])
+    ahead = await connection.response("POST")
+    assert await ahead.body() == ANSWER
+    connection.send(asking()[-9:])
+    behind = await connection.response("POST")
+    assert await behind.body() == ANSWER
+    before = taken_the_long_way(proxy)
+    fast = await answer_to(connection, asking())
+
+    assert lasting(ahead) == lasting(behind) == lasting(fast) == lasting(long)
+    assert taken_the_long_way(proxy) == before
+
+
+async def test_a_client_that_leaves_before_the_disk_has_answered(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Is let go, and nobody else waits for anything."""
+    proxy = await start_proxy(cache__memory_limit="0")
+    upstream.will_send(plain_answer(ANSWER))
+    connection = await recorded(proxy, asking())
+    await until(lambda: not store_of(proxy)._waiting)
+
+    for _ in range(20):
+        leaving = await proxy.connect()
+        leaving.send(asking())
+        leaving.writer.transport.abort()
+
+    assert (await answer_to(connection, asking())).get("x-cache-status") == "HIT"
+    await until(lambda: len(proxy.app._clients.open) == 1)
 
 
 async def test_other_settings_hold_from_the_next_request_on(

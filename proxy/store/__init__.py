@@ -30,8 +30,12 @@ class Store(Protocol):
         """The recording under a key, if it can be had without waiting."""
         ...
 
+    def look_for(self, key: str) -> asyncio.Future[Recording | None]:
+        """The recording under a key, from where it takes time to be had; whole and unharmed, or None."""
+        ...
+
     async def fetch(self, key: str) -> Recording | None:
-        """The recording under a key, wherever it is; whole and unharmed, or None."""
+        """The recording under a key, wherever it is."""
         ...
 
     def keep(self, recording: Recording) -> bool:
@@ -96,6 +100,9 @@ class TieredStore:
 
     def recall(self, key: str) -> Recording | None:
         return self._memory.get(key) or self._waiting.get(key)
+
+    def look_for(self, key: str) -> asyncio.Future[Recording | None]:
+        return self._reading.look_for(key)
 
     async def fetch(self, key: str) -> Recording | None:
         recording = self.recall(key)
