@@ -21,6 +21,7 @@ from proxy.recorder import Take, is_soon_judged, judge, record
 from proxy.recording import Head, Recording
 from proxy.sse import Ending
 from proxy.store import Store
+from proxy.turns import Turns
 from proxy.upstream import Answer, Outgoing, Upstream
 from proxy.verdict import Verdict
 
@@ -34,11 +35,10 @@ class Terms(NamedTuple):
     store: Store
     held: Allowance
     """What all of them together may keep in memory."""
+    turns: Turns
     limit_bytes: int  # of one recording
-    linger_s: float
-    """How long an answer is read on when nobody is left."""
-    forget: Callable[["Flight"], None]
-    """To be told of one that is settled: what can be had of it is in the store."""
+    linger_s: float  # that an answer is read on when nobody is left
+    forget: Callable[["Flight"], None]  # to be told of one that is settled
 
 
 class Flight:
@@ -157,10 +157,17 @@ class Flight:
             self._log.end()
             return
         if is_soon_judged(self._log.kept.frames, self._log.kept.size_bytes + self.question.unread_bytes):
-            with self._concluding():
-                self._store(*self._recorded())
+            # Many streams may end at the same moment; an answer in one frame is none.
+            if len(self._log.kept.frames) > 1:
+                self._terms.turns.add(self._conclude_here)
+            else:
+                self._conclude_here()
         else:
             self._in_thread = asyncio.create_task(self._conclude_in_thread())
+
+    def _conclude_here(self) -> None:
+        with self._concluding():
+            self._store(*self._recorded())
 
     async def _conclude_in_thread(self) -> None:
         with self._concluding():

@@ -10,6 +10,7 @@ from proxy.errors import Draining
 from proxy.flight import Flight, Terms
 from proxy.question import Question
 from proxy.store import Store
+from proxy.turns import Turns
 from proxy.upstream import Outgoing, Upstream
 
 # Of all answers under way, for those who join them and for the store; beyond it they are only passed on.
@@ -21,10 +22,15 @@ class Flights:
 
     def __init__(self, store: Store, *, limit_bytes: int, linger_s: float) -> None:
         self._held = Allowance(_held_limit_bytes(limit_bytes))
-        self._terms = Terms(store, self._held, limit_bytes, linger_s, self._forget)
+        self._terms = Terms(store, self._held, Turns(), limit_bytes, linger_s, self._forget)
         self._by_key: dict[str, Flight] = {}
         # More than those that can be joined: two that ask for an answer of their own may ask the same at a time.
         self._unsettled: set[Flight] = set()
+
+    @property
+    def store(self) -> Store:
+        """Where what they bring is kept."""
+        return self._terms.store
 
     def adjust(self, *, limit_bytes: int, linger_s: float) -> None:
         """From the next launch on, keep answers of up to `limit_bytes`, and read them on for `linger_s` seconds."""

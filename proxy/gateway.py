@@ -30,7 +30,7 @@ from proxy.errors import (
 from proxy.events import RequestLine, log
 from proxy.flight import Flight
 from proxy.flights import Flights
-from proxy.incoming import Incoming
+from proxy.incoming import Incoming, PlainRequest
 from proxy.intake import Intake
 from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader
@@ -80,7 +80,7 @@ class Gateway:
         self._cors = Cors(settings.server.cors_origins)
         self._heads = head_reader(settings, self._cors)
         self._questions = Questions(settings.cache.ignore)
-        self.lane = FastLane(settings, self._heads, self._questions, store, flights)
+        self.lane = FastLane(settings, self._heads, self._questions, flights, traffic)
         """For connections to ask first: what it answers never comes to `serve`."""
 
     async def serve(self, request: Incoming) -> web.StreamResponse:
@@ -144,7 +144,8 @@ class Gateway:
         except Uncacheable as uncacheable:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
         _note_question(exchange.line, question)
-        return Ask(outgoing, intake.controls, intake.plan, question)
+        is_absent = isinstance(request, PlainRequest) and request.is_absent
+        return Ask(outgoing, intake.controls, intake.plan, question, is_absent=is_absent)
 
     async def _question(self, premise: Premise, body: bytes) -> Question:
         if len(body) <= _KEYED_AT_ONCE_BYTES:

@@ -67,7 +67,7 @@ class KnownHead(NamedTuple):
 class PlainRequest:
     """A request whose head asks nothing of the connection, and whose body came with it."""
 
-    __slots__ = ("body", "came_s", "gist", "known", "protocol")
+    __slots__ = ("body", "came_s", "gist", "is_absent", "known", "protocol")
 
     keep_alive = True
     body_exists = True
@@ -79,6 +79,8 @@ class PlainRequest:
         self.came_s = time.monotonic()
         self.gist: Gist | None = None
         """What is known of its body, if that was read before."""
+        self.is_absent = False
+        """Whether its answer was looked for already, and is not there."""
 
     @property
     def method(self) -> str:

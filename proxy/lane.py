@@ -27,7 +27,7 @@ from proxy.intake import HeadReader
 from proxy.playback import replayed_head
 from proxy.question import Questions
 from proxy.recording import Head, Headers, Recording
-from proxy.store import Store
+from proxy.traffic import Traffic
 
 # A head differs from the next by the length of its body alone, so there are some more of them than clients.
 _MOST_HEADS = 1024
@@ -42,14 +42,15 @@ class FastLane:
     """Answers hits within the client's connection, as long as the settings that it is made of are in force."""
 
     def __init__(
-        self, settings: Settings, heads: HeadReader, questions: Questions, store: Store, flights: Flights
+        self, settings: Settings, heads: HeadReader, questions: Questions, flights: Flights, traffic: Traffic
     ) -> None:
         self._ttl_s = settings.cache.ttl
         self._pace = settings.replay.pace
         self._reader = heads
         self._questions = questions
-        self._store = store
+        self._store = flights.store
         self._flights = flights
+        self.answering = traffic.answering
         self._known: dict[bytes, KnownHead] = {}
 
     def plain_request(self, data: bytes, connection: ClientConnection) -> PlainRequest | None:

@@ -5,6 +5,7 @@ The rule: one request at a time. What comes while a plain one is served waits, a
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from aiohttp import web
@@ -31,6 +32,10 @@ class Lane(Protocol):
 
     def replay(self, request: PlainRequest, recording: Recording, transport: asyncio.WriteTransport) -> bool:
         """Whether it could be answered with that, and has been."""
+        ...
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Count the request that the calling task answers."""
         ...
 
     def learn(self, data: bytes, message: object) -> None:
@@ -75,18 +80,23 @@ class LaneConnection(ClientConnection):
     def _take(self, lane: Lane, request: PlainRequest) -> None:
         found = lane.look_up(request)
         if isinstance(found, asyncio.Future):
-            found.add_done_callback(lambda search: self._answer(lane, request, search.result()))
-        else:
-            self._answer(lane, request, found)
-
-    def _answer(self, lane: Lane, request: PlainRequest, found: Recording | None) -> None:
-        if self.transport is None:  # its client has left meanwhile
-            return
-        if found is not None and lane.replay(request, found, self.transport):
-            self.note_answer()
-            self._go_on()
-        else:
+            self._serving = self._loop.create_task(self._serve_soon(lane, request, found))
+        elif not self._is_answered(lane, request, found):
             self._serving = self._loop.create_task(self._serve(request))
+
+    def _is_answered(self, lane: Lane, request: PlainRequest, found: Recording | None) -> bool:
+        if found is None or self.transport is None or not lane.replay(request, found, self.transport):
+            return False
+        self.note_answer()
+        self._go_on()
+        return True
+
+    async def _serve_soon(self, lane: Lane, request: PlainRequest, search: asyncio.Future[Recording | None]) -> None:
+        with lane.answering():
+            recording = await search
+        request.is_absent = recording is None
+        if not self._is_answered(lane, request, recording):
+            await self._serve(request)
 
     async def _serve(self, request: PlainRequest) -> None:
         sent = await self._handler(request)

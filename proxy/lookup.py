@@ -54,6 +54,8 @@ class Ask(NamedTuple):
     bypass: str = ""
     """Why it is no question, if it is none."""
     may_join: bool = True
+    is_absent: bool = False
+    """Its answer was looked for on disk a moment ago."""
 
 
 class Found(NamedTuple):
@@ -113,7 +115,7 @@ class Lookup:
         if ask.question is None:
             return self._launch(ask, "BYPASS", f"fwd=bypass; detail={ask.bypass}")
         key = ask.question.key
-        recording = await self._recorded(key, may_join=ask.plan.forward and ask.may_join) if ask.plan.read else None
+        recording = await self._recorded(key, ask) if ask.plan.read else None
         if recording is not None and self._will_do(recording, ask):
             return self._replay(recording, ask)
         word, forwarded = self._why_forwarded(ask, recording)
@@ -123,9 +125,10 @@ class Lookup:
             return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
         return self._launch(ask, word, status)
 
-    async def _recorded(self, key: str, *, may_join: bool) -> Recording | None:
+    async def _recorded(self, key: str, ask: Ask) -> Recording | None:
         recording = self._store.recall(key)
-        if recording is None and not (may_join and self._flights.join(key)):
+        may_join = ask.plan.forward and ask.may_join
+        if recording is None and not ask.is_absent and not (may_join and self._flights.join(key)):
             recording = await self._store.fetch(key)
             # While we waited for the disk it may have been recorded anew.
             recording = self._store.recall(key) or recording

@@ -18,8 +18,8 @@ import orjson
 from proxy.app import App
 from proxy.config import Settings, load
 
-KEPT_SETTINGS = ("REPRISE_UPSTREAM__FAST_CONNECTION",)
-"""Of the environment that the tests are run in: whoever sets it to `false` has the upstream asked the other way."""
+KEPT_SETTINGS = ("REPRISE_UPSTREAM__FAST_CONNECTION", "REPRISE_SERVER__FAST_LANE")
+"""Of the environment that the tests are run in: what is set to `false` there takes the other, longer way."""
 
 PATIENCE_S = 10.0
 """How long a test waits for what must happen; a broken proxy fails here, and nothing is measured by it."""

@@ -30,7 +30,7 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "balance", "traffic", "outlet", "live", "flight", "flights", "playback"),
+        *("background", "balance", "traffic", "turns", "outlet", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
         *("upstream", "faults", "resolver", "streams", "wire"),
         *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),

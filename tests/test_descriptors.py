@@ -36,6 +36,7 @@ from tests.harness import (
     sse_head,
     stream,
 )
+from tests.oracle import eventually, keys_on_disk
 
 HEALTHZ = request_bytes("GET", "/healthz")
 JSON = [("Content-Type", "application/json")]
@@ -94,7 +95,9 @@ class Started:
 
 @asynccontextmanager
 async def started(at: Path, upstream: ScriptedUpstream, **settings: object) -> AsyncIterator[Started]:
-    async with running("--port", 0, at=at, upstream__base_url=upstream.base_url, **settings) as command:
+    async with running(
+        "--port", 0, at=at, upstream__base_url=upstream.base_url, cache__directory="store", **settings
+    ) as command:
         proxy = Started(command, (await command.line()).removeprefix("export OPENAI_BASE_URL="))
         try:
             yield proxy
@@ -144,6 +147,7 @@ async def test_without_descriptors_clients_wait_and_requests_go_on(
         assert await (await ask(connection)).body() == STREAM
         hit = await ask(connection)
         assert (hit.get("x-cache-status"), await hit.body()) == ("HIT", STREAM)
+        await eventually(lambda: bool(keys_on_disk(tmp_path)))
         under_way = await ask(busy, OTHER)
         assert await under_way.next_chunk() == HELLO
 

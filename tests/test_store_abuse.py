@@ -64,21 +64,24 @@ def set_modes(at: Path, *, writable: bool) -> None:
     directory.chmod(0o700 if writable else 0o500)
 
 
-async def test_a_directory_that_turns_read_only_costs_no_answers(tmp_path: Path) -> None:
-    """What was opened before goes on being written to; nothing else can be opened, and `readyz` says so."""
+async def test_a_directory_that_turns_read_only_costs_recordings_and_no_answers(tmp_path: Path) -> None:
+    """It is said once for reading and once for writing, and recording goes on when it is writable again."""
     async with Oracle(2_000) as oracle, serving(oracle, tmp_path, cache__memory_limit=0) as proxy:
         set_modes(tmp_path, writable=False)
         try:
             for number in range(20):
                 assert await proxy.ask(number) == "MISS"
+            await eventually(lambda: "writing" in proxy.failures())
             assert await proxy.ready() == 503
         finally:
             set_modes(tmp_path, writable=True)
+        await recovers(proxy, "writing", 100)
 
-        assert await proxy.ready() == 200
-        assert "writing" not in proxy.failures()
         assert len(proxy.failures()) == len(set(proxy.failures()))
-        await written(tmp_path, 20)
+        assert await proxy.ready() == 200
+        stored = len(keys_on_disk(tmp_path))
+        assert await proxy.ask(0) == "MISS"
+        await eventually(lambda: len(keys_on_disk(tmp_path)) > stored)
         assert await proxy.ask(0) == "HIT"
 
 

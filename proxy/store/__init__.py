@@ -87,11 +87,7 @@ class TieredStore:
             UnusableDirectory: there can be no store in that directory.
         """
         shelf = await asyncio.to_thread(open_shelf, directory, size_limit_bytes)
-        store = cls(shelf, memory_limit_bytes, shared=shared)
-        # Its connection is opened while there are descriptors: what is recorded may have to be written without any.
-        with suppress(ShelfTrouble):
-            await store._threads.write(shelf.volume_bytes)
-        return store
+        return cls(shelf, memory_limit_bytes, shared=shared)
 
     def resize(self, *, size_limit_bytes: int, memory_limit_bytes: int) -> None:
         """Set new limits: in memory what is beyond them goes at once, on disk with the next recording."""
