@@ -128,8 +128,9 @@ def _found(body: bytes) -> str:
     end = len(body)
     while (end := body.rfind(_BY_USER, 0, end)) > 0:
         content = body.rfind(_CONTENT, 0, end) + len(_CONTENT)
-        at = content if body.startswith(b'"', content) else _first_text(body, content, end)
-        if text := _beginning(body, at, end):
+        is_text = body.startswith(b'"', content)
+        text = _beginning(body, content if is_text else _first_text(body, content, end), end)
+        if text or not is_text:  # of several parts it may be another one that has something in it
             return text
     return ""
 
