@@ -3,7 +3,10 @@
 The rule: one event is one line, whatever is in it, and no terminal does anything but show it.
 """
 
+import json
+import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -24,12 +27,12 @@ def for_machines(event: Mapping[str, Any]) -> str:
     try:
         return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z).decode()
     except orjson.JSONEncodeError:  # a path may hold bytes for which UTF-8 has no form; they become question marks
-        sendable = {name: _with_characters_only(value) for name, value in event.items()}
-        return orjson.dumps(sendable, default=str, option=orjson.OPT_UTC_Z).decode()
+        finite = {name: value for name, value in event.items() if not isinstance(value, float) or math.isfinite(value)}
+        return json.dumps(finite, default=_text_of, ensure_ascii=False).encode(errors="replace").decode()
 
 
-def _with_characters_only(value: object) -> object:
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+def _text_of(value: object) -> str:
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
 
 
 def for_people(facts: Mapping[str, Any], *, colours: bool) -> str:

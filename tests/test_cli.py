@@ -18,6 +18,7 @@ from tests.harness import (
     CHAT,
     DONE,
     HELLO,
+    KEPT_SETTINGS,
     LAST_CHUNK,
     PATIENCE_S,
     PROMPT,
@@ -290,8 +291,12 @@ def test_on_a_terminal_the_start_says_what_is_served(tmp_path: Path) -> None:
 # check
 
 
-def test_check_says_that_settings_are_valid_and_where_they_come_from(tmp_path: Path) -> None:
+def test_check_says_that_settings_are_valid_and_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is not looked at, or a forgotten variable, is seen at once."""
+    for name in KEPT_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "config.yaml").write_text("server: {port: 9000}\n")
 
     with_both = reprise("check", at=tmp_path, server__port=1, cache__mode="replay")

@@ -40,6 +40,16 @@ def asking(body: bytes = PLAIN, *headers: tuple[str, str]) -> bytes:
     return request_bytes("POST", CHAT, [JSON, *headers], body)
 
 
+@pytest.fixture
+def start_proxy(start_proxy: StartProxy) -> StartProxy:
+    """Whatever the environment of the tests says of the fast lane."""
+
+    async def start(**given: object) -> Proxy:
+        return await start_proxy(**{"server__fast_lane": "true", **given})
+
+    return start
+
+
 @pytest.fixture(autouse=True)
 def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count what comes to the gateway."""
