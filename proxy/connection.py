@@ -116,7 +116,8 @@ class ClientConnection(RequestHandler):
     @property
     def is_idle(self) -> bool:
         """Whether what comes next is the beginning of a request, and all before it have been answered."""
-        return not (self._unanswered or self._head_bytes or self._upgraded) and self._newest_body.is_eof()
+        is_under_way = self._unanswered or self._head_bytes or not self._newest_body.is_eof()
+        return not (is_under_way or self._upgraded or self._unreadable or self._close or self._force_close)
 
     async def linger(self) -> None:
         """Say that the answer is the last one, and wait for the client to close (RFC 9112 section 9.6)."""

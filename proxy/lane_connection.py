@@ -65,7 +65,7 @@ class LaneConnection(ClientConnection):
             self._hold(data)
             return
         self._is_ours = False
-        lane = self._lane() if self.is_idle and not self._close else None
+        lane = self._lane() if self.is_idle else None
         if lane is None:
             super().data_received(data)
         elif (request := lane.plain_request(data, self)) is None:

@@ -24,7 +24,7 @@ class Body(Protocol):
     """Where the frames come from."""
 
     def flow(self, sink: "LiveLog", /) -> None:
-        """Tell it every frame and the end from now on; what has come already at once, within this call."""
+        """Tell it every frame and the end from now on; what has come already may be told within this call."""
         ...
 
     def pause(self) -> None:

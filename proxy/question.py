@@ -36,7 +36,6 @@ _OVERRIDES = frozenset(
     ("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url")
 )
 
-
 # Known bodies: a few MB at most, since a client chooses what is in them.
 _MOST_GISTS = 2048
 _LONGEST_PREFIX_BYTES = 1024

@@ -1,4 +1,4 @@
-"""The upstream: send a request, wait for its head, read its body.
+"""The upstream: send a request, and wait for the head of its answer.
 
 The rule: a request that may have arrived is never sent again (RFC 9110 section 9.2.2): somebody pays for each one.
 """
@@ -60,7 +60,7 @@ class Outgoing:
 
 
 class Upstream:
-    """A pool of connections to the one upstream."""
+    """The one upstream, asked on connections of our own or by aiohttp's client."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings

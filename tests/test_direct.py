@@ -5,10 +5,12 @@ What it makes of an upstream that misbehaves is in the tests of the whole proxy,
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy import events
 from proxy import pool as pools
 from proxy.answer import DirectAnswer
 from proxy.config import UpstreamSettings
@@ -17,6 +19,7 @@ from proxy.errors import RepriseError, UpstreamBroken, UpstreamTimeout, Upstream
 from proxy.pool import Pool
 from proxy.upstream import Outgoing, Upstream
 from tests.by_hand import UpstreamByHand, quiet
+from tests.commands import connect, running
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -29,6 +32,7 @@ from tests.harness import (
     ScriptedUpstream,
     chunk,
     plain,
+    request_bytes,
     sse_head,
     stream,
 )
@@ -601,3 +605,25 @@ async def test_an_end_of_the_pool_is_told(asking: Callable[..., Upstream], upstr
         await waiting
     await sink.ended.wait()
     assert sink.told == ["broken off: the upstream's body broke off (the connection was closed or reset)"]
+
+
+async def test_an_upstream_that_speaks_before_it_is_asked_takes_no_turn_for_ever(tmp_path: Path) -> None:
+    """It has no place for one more, and says so to whoever connects; uvloop reads that before anyone could ask."""
+
+    async def turn_away(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(plain(b'{"error":"full"}', b"Connection: close", status=b"503 Service Unavailable"))
+        writer.close()
+
+    server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        given = {"upstream__base_url": f"http://127.0.0.1:{port}/v1", "upstream__max_connections": 1}
+        async with running("--port", 0, at=tmp_path, **given) as command:
+            connection = await connect((await command.line()).removeprefix("export OPENAI_BASE_URL="))
+            for _ in range(6):
+                connection.send(request_bytes("POST", CHAT, [("Content-Type", "application/json")], b'{"model":"m"}'))
+                answer = await connection.response()
+                await answer.body()
+                assert answer.status in (502, 503)
+            await connection.close()
+            assert not command.log(events.CRASHED)

@@ -53,8 +53,6 @@ _LENGTH_BYTES = 4
 _FRAME_BYTES = 12
 _LITTLE_ENDIAN = sys.byteorder == "little"
 
-# To make one takes longer than to compress a plain answer with it. Each call makes a whole frame, and locks it.
-
 
 class UnknownVersion(Damaged):
     """An entry in another version of the format: not ours to read, nor to judge."""
@@ -79,6 +77,7 @@ class Encoder:
     """Makes entries, for one thread: where two share a compressor, one waits for the other."""
 
     def __init__(self) -> None:
+        # To make one takes longer than to compress a plain answer with it.
         self._compressor = zstd.ZstdCompressor(level=_LEVEL)
 
     def encode(self, recording: Recording) -> bytes:
