@@ -138,7 +138,7 @@ class App:
         resources.push_async_callback(self._store.close)
         self._upstream = await resources.enter_async_context(Upstream(self._settings.upstream))
         self._flights = Flights(self._store, limit_bytes=cache.max_recording_size, linger_s=cache.linger)
-        resources.callback(self._flights.abandon_all)
+        resources.push_async_callback(self._flights.close)
         self._gateway = self._new_gateway()
 
     def _new_gateway(self) -> Gateway:

@@ -6,7 +6,7 @@ is in the store.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class Terms(NamedTuple):
     limit_bytes: int  # of one recording
     linger_s: float  # that an answer is read on when nobody is left
     forget: Callable[["Flight"], None]  # to be told of one that is settled
+    start: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
 
 class Flight:
@@ -60,7 +61,6 @@ class Flight:
         self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
         self._answer: Answer | None = None
         self._lingering: asyncio.Task[None] | None = None
-        self._in_thread: asyncio.Task[None] | None = None  # the loop doesn't hold its tasks
         # A task of its own, so that the client that asked may leave before the head arrives.
         self._opening = loop.create_task(self._open(upstream, outgoing))
         self._head: Head | BaseException | None = None
@@ -163,7 +163,7 @@ class Flight:
             else:
                 self._conclude_here()
         else:
-            self._in_thread = asyncio.create_task(self._conclude_in_thread())
+            self._terms.start(self._conclude_in_thread())
 
     def _conclude_here(self) -> None:
         with self._concluding():
@@ -218,7 +218,7 @@ class Flight:
 
     def _last_one_left(self) -> None:
         if self.question is not None and self._log.kept.is_whole and not self.settled.done():
-            self._lingering = asyncio.create_task(self._linger())
+            self._lingering = self._terms.start(self._linger())
         else:
             self.abandon()
 

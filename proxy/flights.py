@@ -4,6 +4,7 @@ The rule: a recording is in the store before its flight leaves the table, so tha
 """
 
 import asyncio
+from collections.abc import Coroutine
 
 from proxy.allowance import Allowance
 from proxy.errors import Draining
@@ -22,7 +23,8 @@ class Flights:
 
     def __init__(self, store: Store, *, limit_bytes: int, linger_s: float) -> None:
         self._held = Allowance(_held_limit_bytes(limit_bytes))
-        self._terms = Terms(store, self._held, Turns(), limit_bytes, linger_s, self._forget)
+        self._terms = Terms(store, self._held, Turns(), limit_bytes, linger_s, self._forget, self._start)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._by_key: dict[str, Flight] = {}
         # More than those that can be joined: two that ask for an answer of their own may ask the same at a time.
         self._unsettled: set[Flight] = set()
@@ -53,15 +55,23 @@ class Flights:
             self._unsettled.add(flight)
         return flight
 
-    def abandon_all(self) -> None:
+    async def close(self) -> None:
         """Cancel what is still under way: the proxy ends."""
         for flight in list(self._unsettled):
             flight.abandon(Draining.code)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def settle(self) -> None:
         """Wait until it is known of every flight whether its answer is stored."""
         while self._unsettled:
             await asyncio.wait([flight.settled for flight in self._unsettled])
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _forget(self, flight: Flight) -> None:
         self._unsettled.discard(flight)
