@@ -3,7 +3,7 @@
 Clients send the same head again and again. When the server behind this has read one, and it was that of a plain
 request on a cached route, its bytes are remembered with what they said: nothing is parsed here, the same bytes say the
 same. A request that begins with such bytes, has come whole in one read, and by the digest of its body asks what a
-recording in memory answers, gets that recording in one write.
+recording answers, gets that in one write: at once if it is in memory, from disk a moment later.
 
 The rule: it answers only what it is sure of, and then just as the gateway would. Everything else it leaves alone.
 """

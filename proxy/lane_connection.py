@@ -92,11 +92,11 @@ class LaneConnection(ClientConnection):
         return True
 
     async def _serve_soon(self, lane: Lane, request: PlainRequest, search: asyncio.Future[Recording | None]) -> None:
-        with lane.answering():
+        with lane.answering():  # to the end, or a drain would take it for the last one's
             recording = await search
-        request.is_absent = recording is None
-        if not self._is_answered(lane, request, recording):
-            await self._serve(request)
+            request.is_absent = recording is None
+            if not self._is_answered(lane, request, recording):
+                await self._serve(request)
 
     async def _serve(self, request: PlainRequest) -> None:
         sent = await self._handler(request)
@@ -116,6 +116,8 @@ class LaneConnection(ClientConnection):
             self.data_received(held)
 
     def _hold(self, data: bytes) -> None:
+        if self._close:  # nothing more is answered here
+            return
         self._held += data
         if len(self._held) > _HELD_BYTES and self.transport is not None:
             self.transport.pause_reading()
