@@ -6,7 +6,7 @@ The rule: all frames are told in their order, and then the one end; nothing is l
 from typing import Protocol
 
 from proxy.errors import UpstreamBroken
-from proxy.extent import Framing
+from proxy.framing import Framing
 from proxy.recording import Head
 
 _AHEAD_BYTES = 256 * 1024  # of a body that nobody is told of yet; a connection reads as much at a time

@@ -4,9 +4,8 @@ The rule: where two readers could find two different ends there is no answer.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
-Framing = Literal["none", "length", "chunked", "close"]
+from proxy.framing import Framing
 
 _LENGTH_DIGITS = 20  # as many as 2**64 has; with leading zeros the parser takes any number of them, and int() does not
 

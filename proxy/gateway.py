@@ -174,21 +174,16 @@ class Gateway:
         return True
 
     def _added(self, exchange: _Exchange, found: Found) -> Headers:
-        """Our own fields, behind those of the source (contract section 5)."""
-        status = f"reprise; {found.status}".encode()
-        added: Headers = ((b"Cache-Status", status), (b"X-Cache-Status", found.word.encode()))
-        if found.age_s is not None:
-            added += ((b"Age", b"%d" % found.age_s),)
-        return added + self._always_added(exchange)
+        """Our own fields, behind those of the source."""
+        return headers.of_our_own(found.status, found.word, found.age_s, exchange.line.id) + self._for_page(exchange)
 
-    def _always_added(self, exchange: _Exchange) -> Headers:
+    def _for_page(self, exchange: _Exchange) -> Headers:
         intake = exchange.intake
-        cors = intake.cors if intake else self._cors.fields_for(exchange.request.raw_headers)
-        return _own_id(exchange) + cors
+        return intake.cors if intake else self._cors.fields_for(exchange.request.raw_headers)
 
     async def _answer_here(self, exchange: _Exchange, head: Head, body: bytes) -> None:
         exchange.line.quiet = True
-        await exchange.client.answer(head, body, self._always_added(exchange))
+        await exchange.client.answer(head, body, _own_id(exchange) + self._for_page(exchange))
 
     def _end_early(self, exchange: _Exchange) -> None:
         if self._traffic.cut_off:
@@ -207,7 +202,7 @@ class Gateway:
         exchange.line.outcome = error.outcome
         head = Head(error.status, HTTPStatus(error.status).phrase, _JSON + error.headers)
         try:
-            await exchange.client.answer(head, error.body(), self._always_added(exchange))
+            await exchange.client.answer(head, error.body(), _own_id(exchange) + self._for_page(exchange))
         except ClientGone as gone:
             _let_go(exchange, str(gone))
 

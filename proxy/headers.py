@@ -91,6 +91,17 @@ def for_client(headers: Headers, *, own_cors: bool) -> Headers:
     return _travelling(headers, _NOT_FOR_CLIENT, _CORS_PREFIX if own_cors else None)
 
 
+def of_our_own(status: str, word: str, age_s: int | None, request_id: str) -> Headers:
+    """What an answer from a source carries behind its own fields (contract section 5).
+
+    `status` are the parameters of our member of `Cache-Status` (RFC 9211); `age_s` is that of a recording.
+    """
+    fields: Headers = ((b"Cache-Status", f"reprise; {status}".encode()), (b"X-Cache-Status", word.encode()))
+    if age_s is not None:
+        fields += ((b"Age", b"%d" % age_s),)
+    return (*fields, (b"X-Reprise-Id", request_id.encode()))
+
+
 def for_another_caller(headers: Headers) -> Headers:
     """The fields of a live answer as one gets them who joined it with another credential than it was asked for."""
     named = zip(headers, _lowered_names(headers), strict=True)

@@ -16,7 +16,7 @@ from hashlib import sha256
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
-from proxy import admission, events, framing, policy
+from proxy import admission, events, framing, headers, policy
 from proxy.config import Settings
 from proxy.connection import ClientConnection
 from proxy.errors import RepriseError
@@ -26,7 +26,7 @@ from proxy.incoming import KnownHead, PlainRequest
 from proxy.intake import HeadReader
 from proxy.playback import replayed_head
 from proxy.question import Questions
-from proxy.recording import Head, Headers, Recording
+from proxy.recording import Headers, Recording
 from proxy.traffic import Traffic
 
 # A head differs from the next by the length of its body alone, so there are some more of them than clients.
@@ -118,14 +118,9 @@ class FastLane:
 
 
 def _answer(recording: Recording, request_id: str, cors: Headers) -> Sequence[bytes]:
-    added: Headers = (
-        (b"Cache-Status", b'reprise; hit; key="%b"' % recording.key.encode()),
-        (b"X-Cache-Status", b"HIT"),
-        (b"Age", b"%d" % recording.age_s(time.time())),
-        (b"X-Reprise-Id", request_id.encode()),
-        *cors,
-    )
-    head: Head = replayed_head(recording)
+    age_s = recording.age_s(time.time())
+    added = headers.of_our_own(f'hit; key="{recording.key}"', "HIT", age_s, request_id) + cors
+    head = replayed_head(recording)
     if not recording.stream:
         return framing.head_bytes(head, added, "length", None), recording.body
     return framing.head_bytes(head, added, "chunked", None), *framing.whole_body(recording.body)

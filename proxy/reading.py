@@ -7,14 +7,13 @@ The rule: what two readers could read in two ways is no answer; and what is not 
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from proxy import headers
-from proxy.extent import Framing, framing
+from proxy import extent, framing, headers
 from proxy.recording import Head, Headers
 
-_FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
+FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
 _HEAD_BYTES = 512 * 1024  # with the interim responses before it, or trailers: then nobody waits for its end
 _MOST_FIELDS = 128  # in a head and its trailers
-_MOST_INTERIM_RESPONSES = 100  # nobody sends more than a few, and each of them may be as large as a head can be
+MOST_INTERIM_RESPONSES = 100  # nobody sends more than a few, and each of them may be as large as a head can be
 
 
 class NotHttp(Exception):
@@ -30,7 +29,7 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.framing: Framing = "none"
+        self.framing: framing.Framing = "none"
         self.pieces: list[bytes] = []
         """Data of the body, to be taken after each `read`."""
         self.has_ended = False
@@ -122,7 +121,7 @@ class AnswerReader:
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:  # noqa: PLR2004 - RFC 9110 section 15.2: the answer is still to come
             self._interim_responses += 1
-            if self._interim_responses > _MOST_INTERIM_RESPONSES:
+            if self._interim_responses > MOST_INTERIM_RESPONSES:
                 raise NotHttp("no end of interim responses")
         else:
             self._take_head(self._parser, status)
@@ -138,7 +137,7 @@ class AnswerReader:
             self.has_ended = True
 
     def _take_head(self, parser: HttpResponseParser, status: int) -> None:
-        if self._unread_bytes > _FIELD_BYTES and self._has_a_long_line():
+        if self._unread_bytes > FIELD_BYTES and self._has_a_long_line():
             raise NotHttp("too long a line")
         length, codings = None, []
         for name, value in self._fields:
@@ -150,7 +149,7 @@ class AnswerReader:
         self.keeps_alive = parser.should_keep_alive()
         if codings:
             codings = self._codings(parser, codings)
-        found = framing(status, codings, length)
+        found = extent.framing(status, codings, length)
         fields: Headers = tuple([(name, value.rstrip(b" \t")) for name, value in self._fields])
         if found is None or not headers.is_sendable(((b"Reason", self._reason), *fields)):
             raise NotSendable
@@ -167,4 +166,4 @@ class AnswerReader:
 
     def _has_a_long_line(self) -> bool:
         lines = [len(self._reason), *(len(name) + len(value) for name, value in self._fields)]
-        return max(lines) > _FIELD_BYTES
+        return max(lines) > FIELD_BYTES

@@ -22,14 +22,13 @@ from proxy.dialling import Dialler, trust
 from proxy.direct import Patience
 from proxy.extent import framing
 from proxy.pool import IDLE_S, Pool
+from proxy.reading import FIELD_BYTES
 from proxy.recording import Head, Headers
 from proxy.resolver import Resolver
 from proxy.wire import Body, PulledAnswer, RequestBytes, UpstreamConnection
 
 Answer = DirectAnswer | PulledAnswer
 """A response whose head has come."""
-
-_FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,8 @@ class Upstream:
             auto_decompress=False,
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout),
-            max_line_size=_FIELD_BYTES,
-            max_field_size=_FIELD_BYTES,
+            max_line_size=FIELD_BYTES,
+            max_field_size=FIELD_BYTES,
         )
         # It would send an idempotent request a second time over a pooled connection that closed, with what is left of
         # its body. It has no public switch.

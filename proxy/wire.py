@@ -21,13 +21,12 @@ from aiohttp.streams import StreamReader
 from proxy import faults
 from proxy.answer import Sink
 from proxy.errors import RepriseError, UpstreamBroken
-from proxy.extent import Framing
+from proxy.framing import Framing
+from proxy.reading import MOST_INTERIM_RESPONSES
 from proxy.recording import Head
 from proxy.streams import next_piece
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
-
-_MOST_INTERIM_RESPONSES = 100  # nobody sends more than a few, and each of them may be as large as a head can be
 
 _PIECE_BYTES = 256 * 1024  # of a large body at a time, so that the connection's buffer does not hold a second copy
 
@@ -101,7 +100,7 @@ class UpstreamConnection(ResponseHandler):
 
     def _count_interim_response(self) -> None:
         self._interim_responses += 1
-        if self._interim_responses > _MOST_INTERIM_RESPONSES:
+        if self._interim_responses > MOST_INTERIM_RESPONSES:
             self._refuse("no end of interim responses")
 
     def _expect_body(self, message: RawResponseMessage) -> None:
