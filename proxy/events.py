@@ -3,19 +3,16 @@
 The rule: facts and figures only. No credential, no prompt, no answer.
 """
 
-import math
 import random
-import re
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal, Protocol
 
 import structlog
 
-from proxy import forms
+from proxy import forms, limits
 from proxy.errors import Outcome
 from proxy.policy import CacheWord
 from proxy.recording import Head, Usage
@@ -33,12 +30,6 @@ Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-# Numbers are read up to a length: longer ones are no limits, and neither int() nor JSON takes any.
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,15}")
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-_DURATION = re.compile(rf"({_NUMBER.pattern})(ms|s|m|h|d)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _log_in_force = log
@@ -76,10 +67,8 @@ class RequestLine:
 
     def read_head(self, head: Head) -> None:
         """Take over what the upstream's head says of the request, its cost and its limits."""
-        self.upstream_request_id = _text(head.get(b"x-request-id"))
-        self.organization = _text(head.get(b"openai-organization"))
-        self.openai_processing_ms = _whole_number(_text(head.get(b"openai-processing-ms")) or "")
-        self.ratelimit = rate_limits(head)
+        told = limits.told(head)
+        self.upstream_request_id, self.organization, self.openai_processing_ms, self.ratelimit = told
 
     def write(self) -> None:
         """Write the line. What is not known of this request is left out; what is always asked after never is."""
@@ -106,31 +95,6 @@ _values = attrgetter(*_FACTS)
 def new_id() -> str:
     """An id for one request: new each time, and telling nothing."""
     return f"{random.getrandbits(64):016x}"
-
-
-def rate_limits(head: Head) -> dict[str, float]:
-    """What the `x-ratelimit-*` headers say: `limit_requests`, `remaining_tokens`, `reset_requests_s` and so on.
-
-    A time is written as `6m0s`, or by other servers than OpenAI's as a plain number of seconds.
-    """
-    limits: dict[str, float] = {}
-    for name, value in head.headers:
-        if (fact := _limit_named(name)) is None:
-            continue
-        text = value.decode("latin-1")
-        if fact.startswith("reset_") and (seconds := _seconds(text)) is not None:
-            limits[fact + "_s"] = seconds
-        elif (number := _whole_number(text)) is not None:
-            limits[fact] = number
-    return limits
-
-
-@lru_cache(maxsize=128)  # an upstream says the same few names again and again
-def _limit_named(name: bytes) -> str | None:
-    lowered = name.lower()
-    if not lowered.startswith(b"x-ratelimit-"):
-        return None
-    return lowered[len(b"x-ratelimit-") :].decode("latin-1").replace("-", "_")
 
 
 class LogStream(Protocol):
@@ -229,23 +193,3 @@ def _as_json(_: object, __: str, event: structlog.typing.EventDict) -> str:
     if len(text) <= forms.LONGEST_TEXT or event["event"] != REQUEST:  # what is in it is no longer than it
         return text
     return forms.for_machines(forms.shortened(event))
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
-
-
-def _whole_number(text: str) -> int | None:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
-
-
-def _seconds(text: str) -> float | None:
-    """OpenAI writes `1s`, `6m0s`, `8.64s`, `120ms`."""
-    if single := _DURATION.fullmatch(text):
-        return round(float(single[1]) * _UNIT_S[single[2]], 3)
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    found = _DURATION.findall(text)
-    if not found or "".join(number + unit for number, unit in found) != text:
-        return None
-    return round(math.fsum(float(number) * _UNIT_S[unit] for number, unit in found), 3)

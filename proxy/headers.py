@@ -3,7 +3,14 @@
 The rule: what is end-to-end travels unchanged, in its order and spelling; what is hop-by-hop never does.
 """
 
+from collections.abc import Callable
+from functools import partial
+from itertools import compress
+from typing import NamedTuple, TypeVar
+
 from proxy.recording import Headers
+
+_T = TypeVar("_T")
 
 CONTROL_PREFIX = b"x-reprise-"
 
@@ -54,11 +61,40 @@ _RECORDED = frozenset((b"content-type", b"x-request-id", b"openai-version", b"op
 _CALLERS_OWN = frozenset((b"set-cookie", b"openai-organization", b"openai-project"))
 _LIMITS_PREFIX = b"x-ratelimit-"
 
-# RFC 9110 section 5.5: a value has no CR, LF or NUL; whoever lets one through lets headers be injected.
-_FORBIDDEN_IN_VALUE = b"\r\n\0"
 # Of what is no token (RFC 9110 section 5.1) the parser lets only white space through, where the reader after us may not
 # see the same field in it: `Content-Length : 5`.
 _ALLOWED_IN_NAME = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
+
+
+# Names of fields that have been seen: some hundred kilobytes of them, since whoever sends them chooses them.
+_MOST_KNOWN = 128
+_LONGEST_KNOWN_BYTES = 2048
+
+
+class _Selection(NamedTuple):
+    """What becomes of the fields of these names."""
+
+    kept: tuple[bool, ...]
+    connections: tuple[int, ...]
+    """The places of those that may take others away."""
+
+
+def by_names(find: Callable[[tuple[bytes, ...]], _T]) -> Callable[[Headers], _T]:
+    """Have what follows from the names of header fields found out once: one sender's are the same again and again."""
+    known: dict[tuple[bytes, ...], _T] = {}
+
+    def found(headers: Headers) -> _T:
+        names = tuple([name for name, _ in headers])
+        result = known.get(names)
+        if result is None:
+            result = find(names)
+            if sum(map(len, names)) <= _LONGEST_KNOWN_BYTES:
+                if len(known) >= _MOST_KNOWN:
+                    known.clear()
+                known[names] = result
+        return result
+
+    return found
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -88,7 +124,7 @@ def for_upstream(headers: Headers, *, cached_route: bool, authorization: bytes |
 
 def for_client(headers: Headers, *, own_cors: bool) -> Headers:
     """The fields of a live answer as the client gets them; with `own_cors` without the upstream's CORS fields."""
-    return _travelling(headers, _NOT_FOR_CLIENT, _CORS_PREFIX if own_cors else None)
+    return _selected(headers, (_shown_with_own_cors if own_cors else _shown)(headers))
 
 
 def of_our_own(status: str, word: str, age_s: int | None, request_id: str) -> Headers:
@@ -104,23 +140,21 @@ def of_our_own(status: str, word: str, age_s: int | None, request_id: str) -> He
 
 def for_another_caller(headers: Headers) -> Headers:
     """The fields of a live answer as one gets them who joined it with another credential than it was asked for."""
-    named = zip(headers, _lowered_names(headers), strict=True)
+    named = [(field, field[0].lower()) for field in headers]
     return tuple([field for field, name in named if name not in _CALLERS_OWN and not name.startswith(_LIMITS_PREFIX)])
 
 
 def for_recording(headers: Headers) -> Headers:
     """The fields that a recording may keep, and a replay may carry."""
-    names = _lowered_names(headers)
-    nominated = _nominated(headers, names)
-    kept = _RECORDED - nominated if nominated else _RECORDED
-    return tuple([field for field, name in zip(headers, names, strict=True) if name in kept])
+    return _selected(headers, _recorded(headers))
 
 
 def is_sendable(headers: Headers) -> bool:
     """Whether no value can be taken for the end of its line, and no name for another one."""
-    names = b"".join([name for name, _ in headers])
     values = b"".join([value for _, value in headers])
-    return not names.translate(None, _ALLOWED_IN_NAME) and values.translate(None, _FORBIDDEN_IN_VALUE) == values
+    if b"\r" in values or b"\n" in values or b"\0" in values:  # RFC 9110 section 5.5: lets headers be injected
+        return False
+    return _are_tokens(headers)
 
 
 def media_type(content_type: bytes | None) -> bytes:
@@ -140,24 +174,39 @@ def values(headers: Headers, name: bytes) -> list[str]:
 
 def _travelling(headers: Headers, dropped: frozenset[bytes], prefix: bytes | None = None) -> Headers:
     """All but the fields of these names, those that `Connection` names, and those whose names begin so."""
-    names = _lowered_names(headers)
-    if nominated := _nominated(headers, names):
-        dropped |= nominated
-    named = zip(headers, names, strict=True)
-    if prefix is None:
-        return tuple([field for field, name in named if name not in dropped])
-    return tuple([field for field, name in named if name not in dropped and not name.startswith(prefix)])
+    return _selected(headers, _all_but(tuple([name for name, _ in headers]), dropped, prefix))
 
 
-def _nominated(headers: Headers, names: list[bytes]) -> frozenset[bytes]:
-    """What `Connection` takes away besides the hop-by-hop fields; `names` are all names in lower case."""
-    if b"connection" not in names:
+def _selected(headers: Headers, selection: _Selection) -> Headers:
+    kept = compress(headers, selection.kept)
+    if selection.connections and (nominated := _nominated([headers[place][1] for place in selection.connections])):
+        return tuple([field for field in kept if field[0].lower() not in nominated])
+    return tuple(kept)
+
+
+def _nominated(connections: list[bytes]) -> frozenset[bytes]:
+    """What these values of `Connection` take away besides the hop-by-hop fields."""
+    if connections == [b"keep-alive"]:  # as nearly all say
         return _NOTHING
-    if names.count(b"connection") == 1 and headers[names.index(b"connection")][1] == b"keep-alive":  # as nearly all say
-        return _NOTHING
-    listed = [value for (_, value), name in zip(headers, names, strict=True) if name == b"connection"]
-    return frozenset([token.strip().lower() for value in listed for token in value.split(b",")]) - _NOT_NOMINATABLE
+    return frozenset([token.strip().lower() for value in connections for token in value.split(b",")]) - _NOT_NOMINATABLE
 
 
-def _lowered_names(headers: Headers) -> list[bytes]:
-    return [name.lower() for name, _ in headers]
+def _all_but(names: tuple[bytes, ...], dropped: frozenset[bytes], prefix: bytes | None = None) -> _Selection:
+    lowered = [name.lower() for name in names]
+    kept = [name not in dropped and not (prefix is not None and name.startswith(prefix)) for name in lowered]
+    return _Selection(tuple(kept), _connections(lowered))
+
+
+def _only(names: tuple[bytes, ...], wanted: frozenset[bytes]) -> _Selection:
+    lowered = [name.lower() for name in names]
+    return _Selection(tuple([name in wanted for name in lowered]), _connections(lowered))
+
+
+def _connections(lowered: list[bytes]) -> tuple[int, ...]:
+    return tuple([place for place, name in enumerate(lowered) if name == b"connection"])
+
+
+_are_tokens = by_names(lambda names: not b"".join(names).translate(None, _ALLOWED_IN_NAME))
+_shown = by_names(partial(_all_but, dropped=_NOT_FOR_CLIENT))
+_shown_with_own_cors = by_names(partial(_all_but, dropped=_NOT_FOR_CLIENT, prefix=_CORS_PREFIX))
+_recorded = by_names(partial(_only, wanted=_RECORDED))

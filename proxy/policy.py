@@ -96,14 +96,26 @@ def refusal(head: Head, *, stream: bool, limit_bytes: int) -> str | None:
     """Why the answer that begins with this head can't be stored, or None if that depends on how it goes on."""
     if head.status != _OK:
         return "status"
-    if headers.media_type(head.get(b"content-type")) != (b"text/event-stream" if stream else b"application/json"):
+    fields = head.headers
+    types, codings, lengths = _described(fields)
+    content_type = fields[types[0]][1] if types else None
+    if headers.media_type(content_type) != (b"text/event-stream" if stream else b"application/json"):
         return "content_type"
-    if headers.is_encoded(head.headers):
+    if codings and headers.is_encoded(fields):
         return "content_encoding"
-    length = head.get(b"content-length")
-    if length is not None and int(length) > limit_bytes:
+    if lengths and int(fields[lengths[0]][1]) > limit_bytes:
         return "too_large"
     return None
+
+
+def _places(names: tuple[bytes, ...]) -> tuple[list[int], ...]:
+    """Where the fields stand that describe the body: its type, its codings, its length."""
+    lowered = [name.lower() for name in names]
+    described = (b"content-type", b"content-encoding", b"content-length")
+    return tuple([[place for place, name in enumerate(lowered) if name == one] for one in described])
+
+
+_described = headers.by_names(_places)
 
 
 def _directive(item: str) -> tuple[str, str]:

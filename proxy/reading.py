@@ -139,18 +139,15 @@ class AnswerReader:
     def _take_head(self, parser: HttpResponseParser, status: int) -> None:
         if self._unread_bytes > FIELD_BYTES and self._has_a_long_line():
             raise NotHttp("too long a line")
-        length, codings = None, []
-        for name, value in self._fields:
-            lowered = name.lower()
-            if lowered == b"content-length":
-                length = value.rstrip(b" \t")
-            elif lowered == b"transfer-encoding":
-                codings.append(value)
         self.keeps_alive = parser.should_keep_alive()
-        if codings:
-            codings = self._codings(parser, codings)
+        fields: Headers = tuple(self._fields)
+        lengths, transfers = _framing_places(fields)
+        length = fields[lengths[-1]][1].rstrip(b" \t") if lengths else None
+        codings = self._codings(parser, [fields[place][1] for place in transfers]) if transfers else []
         found = extent.framing(status, codings, length)
-        fields: Headers = tuple([(name, value.rstrip(b" \t")) for name, value in self._fields])
+        lines = b"\n".join([value for _, value in fields]) + b"\n"
+        if b" \n" in lines or b"\t\n" in lines:
+            fields = tuple([(name, value.rstrip(b" \t")) for name, value in fields])
         if found is None or not headers.is_sendable(((b"Reason", self._reason), *fields)):
             raise NotSendable
         self.framing = found
@@ -167,3 +164,11 @@ class AnswerReader:
     def _has_a_long_line(self) -> bool:
         lines = [len(self._reason), *(len(name) + len(value) for name, value in self._fields)]
         return max(lines) > FIELD_BYTES
+
+
+@headers.by_names
+def _framing_places(names: tuple[bytes, ...]) -> tuple[list[int], list[int]]:
+    """Where `Content-Length` stands, and where each `Transfer-Encoding`."""
+    lowered = [name.lower() for name in names]
+    lengths = [place for place, name in enumerate(lowered) if name == b"content-length"]
+    return lengths, [place for place, name in enumerate(lowered) if name == b"transfer-encoding"]

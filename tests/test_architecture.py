@@ -24,7 +24,7 @@ FLOORS = {
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
-        *("answer", "extent", "reading"),
+        *("answer", "extent", "limits", "reading"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],

@@ -14,7 +14,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import events
+from proxy import events, limits
 from proxy.events import RequestLine, log
 from proxy.recording import Head, Usage
 
@@ -277,9 +277,9 @@ def test_a_head_that_says_nothing_leaves_nothing_in_the_line() -> None:
 )
 def test_rate_limits_are_told_as_numbers(name: str, value: str, expected: dict[str, float]) -> None:
     """In OpenAI's notation or a plain one; what is no number, or no reasonable one, is left out."""
-    limits = events.rate_limits(Head(200, "", ((b"x-ratelimit-" + name.encode(), value.encode("latin-1")),)))
+    told = limits.told(Head(200, "", ((b"x-ratelimit-" + name.encode(), value.encode("latin-1")),)))
 
-    assert limits == expected
+    assert told.limits == expected
 
 
 @given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=8) | st.from_regex(rb"[0-9.]+(m|s|ms|h)?"))))

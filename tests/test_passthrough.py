@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,7 +63,8 @@ async def test_a_target_travels_untouched(target: str, proxy: Proxy, upstream: S
 
 
 _PIECES = [*"aZ09-_~!$&'()*+,;=:@[]{}|^`\"<>", "%20", "%2F", "%c3%A9", "%41", "%", "%zz", "a/b"]
-_PATHS = st.lists(st.sampled_from(_PIECES), max_size=12).map("".join)
+_CONTROL = re.compile("%0[09a]", re.IGNORECASE)  # is refused, and may come of three pieces
+_PATHS = st.lists(st.sampled_from(_PIECES), max_size=12).map("".join).filter(lambda path: not _CONTROL.search(path))
 _QUERIES = st.lists(st.sampled_from([*_PIECES, "?", "//", "/../", "\\"]), max_size=12).map("".join)
 
 
