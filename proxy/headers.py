@@ -149,6 +149,11 @@ def for_recording(headers: Headers) -> Headers:
     return _selected(headers, _recorded(headers))
 
 
+def all_recorded(headers: Headers) -> bool:
+    """Whether these are fields that a recording may keep, and nothing else."""
+    return _are_recorded(headers)
+
+
 def is_sendable(headers: Headers) -> bool:
     """Whether no value can be taken for the end of its line, and no name for another one."""
     values = b"".join([value for _, value in headers])
@@ -207,6 +212,7 @@ def _connections(lowered: list[bytes]) -> tuple[int, ...]:
 
 
 _are_tokens = by_names(lambda names: not b"".join(names).translate(None, _ALLOWED_IN_NAME))
+_are_recorded = by_names(lambda names: all(name.lower() in _RECORDED for name in names))
 _shown = by_names(partial(_all_but, dropped=_NOT_FOR_CLIENT))
 _shown_with_own_cors = by_names(partial(_all_but, dropped=_NOT_FOR_CLIENT, prefix=_CORS_PREFIX))
 _recorded = by_names(partial(_only, wanted=_RECORDED))

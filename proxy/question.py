@@ -82,7 +82,8 @@ class Question:
     def request(self) -> RecordedRequest:
         """What was asked, as a recording keeps it."""
         canonical = self.body if self.ignore is None else canonical_body(self.body, self.ignore).text
-        return replace(self.unworded, body=canonical)
+        asked = self.unworded  # not replace(), which takes twice as long
+        return RecordedRequest(asked.method, asked.path, canonical, asked.vary, asked.namespace, asked.sample)
 
 
 @dataclass(frozen=True, slots=True)

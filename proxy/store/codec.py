@@ -51,6 +51,7 @@ _LAYOUT = struct.Struct(">8sHHIQQQI")
 _HEADER_BYTES = _LAYOUT.size + sha256().digest_size
 _LENGTH_BYTES = 4
 _FRAME_BYTES = 12
+_ONE_FRAME = struct.Struct("<Iq")
 _LITTLE_ENDIAN = sys.byteorder == "little"
 
 
@@ -168,15 +169,19 @@ def _decompressed(stored: bytes, length: int) -> bytes:
 
 def _packed(timeline: Timeline) -> bytes:
     arrived_us = timeline.arrived_us
+    if len(arrived_us) == 1:  # the planes of one number are its bytes
+        return _ONE_FRAME.pack(timeline.lengths[0], arrived_us[0])
     gaps = array("q", map(sub, arrived_us, (0, *arrived_us)))
     return _planes(timeline.lengths) + _planes(gaps)
 
 
 def _timeline(packed: bytes, head_us: int) -> Timeline:
-    gaps_at = len(packed) // _FRAME_BYTES * _LENGTH_BYTES
-    lengths, gaps = array("I"), array("q")
-    _fill(lengths, packed[:gaps_at])
-    _fill(gaps, packed[gaps_at:])
+    if len(packed) == _ONE_FRAME.size:
+        length, gap = _ONE_FRAME.unpack(packed)
+        lengths, gaps = array("I", (length,)), array("q", (gap,))
+    else:
+        gaps_at = len(packed) // _FRAME_BYTES * _LENGTH_BYTES
+        lengths, gaps = _numbers("I", packed[:gaps_at]), _numbers("q", packed[gaps_at:])
     try:
         return Timeline(head_us, lengths, array("Q", accumulate(gaps)))
     except OverflowError as error:
@@ -188,16 +193,17 @@ def _planes(numbers: "array[int]") -> bytes:
     return b"".join([raw[plane::size] for plane in range(size)])
 
 
-def _fill(numbers: "array[int]", planes: bytes) -> None:
+def _numbers(kind: str, planes: bytes) -> "array[int]":
+    numbers: array[int] = array(kind)
     size = numbers.itemsize
     count = len(planes) // size
     raw = bytearray(planes)
-    if count > 1:  # the planes of one number are its bytes
-        for plane in range(size):
-            raw[plane::size] = planes[plane * count : (plane + 1) * count]
+    for plane in range(size):
+        raw[plane::size] = planes[plane * count : (plane + 1) * count]
     numbers.frombytes(raw)
     if not _LITTLE_ENDIAN:
         numbers.byteswap()
+    return numbers
 
 
 def _little_endian(numbers: "array[int]") -> "array[int]":

@@ -11,7 +11,7 @@ from typing import Self, TypeVar, get_args
 
 import orjson
 
-from proxy.headers import for_recording
+from proxy.headers import all_recorded
 from proxy.recording import Check, Head, Headers, RecordedRequest, Recording, Timeline, Usage
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -181,7 +181,7 @@ def _headers(pairs: Iterable[tuple[str, str]]) -> Headers:
         headers = tuple([(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs])
     except UnicodeEncodeError as error:
         raise Damaged("a header field of it is not made of bytes") from error
-    if for_recording(headers) != headers:
+    if not all_recorded(headers):
         raise Damaged("it has a header field that no recording may keep")
     if not _FIELD_VALUE.fullmatch(b"".join([value for _, value in headers])):
         raise Damaged("a header field of it can't be sent")

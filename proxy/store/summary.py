@@ -21,7 +21,7 @@ _BY_USER, _CONTENT, _TEXT = b'"role":"user"', b'{"content":', b'"text":'
 _BEGINNING = re.compile(rb'"((?:[^"\\]|\\.){0,1300})', re.DOTALL)  # four times what is shown, in UTF-8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class Summary:
     """A recording in a few hundred bytes."""
 
@@ -96,6 +96,9 @@ def summary(recording: Recording) -> Summary:
 
 def _line(text: str, characters: int = _NAME_CHARACTERS) -> str:
     """The beginning of a text on one line, without anything that could steer a terminal."""
+    line = text[:characters]
+    if line.isprintable() and "  " not in line and line == line.strip():  # as nearly all are
+        return line
     beginning = text[: 4 * characters]
     if not beginning.isprintable():
         beginning = "".join(c if c.isprintable() else " " for c in beginning)
