@@ -15,7 +15,15 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "proxy"
 
-STORE_ON_DISK = ["store.directory", "store.database", "store.rows", "store.space", "store.disk", "store.upkeep"]
+STORE_ON_DISK = [
+    "store.directory",
+    "store.database",
+    "store.rows",
+    "store.space",
+    "store.disk",
+    "store.upkeep",
+    "store.presence",
+]
 
 FLOORS = {
     # What things are called: values and errors.
@@ -30,10 +38,19 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "balance", "traffic", "turns", "outlet", "live", "flight", "flights", "playback"),
+        *("background", "balance", "traffic", "turns", "ledger", "outlet", "live", "flight", "flights", "playback"),
         *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
         *("upstream", "faults", "resolver", "streams", "wire"),
-        *("store", "store.memory", "store.threads", "store.health", "store.reading", "store.writing"),
+        *(
+            "store",
+            "store.memory",
+            "store.absence",
+            "store.presence",
+            "store.threads",
+            "store.health",
+            "store.reading",
+            "store.writing",
+        ),
         *("dialling", "direct", "pool"),
         *STORE_ON_DISK,
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from proxy.recording import Recording
+from proxy.store.absence import Absence
 from proxy.store.database import ShelfDamaged, ShelfTrouble
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
@@ -30,7 +31,7 @@ class Store(Protocol):
         """The recording under a key, if it can be had without waiting."""
         ...
 
-    def look_for(self, key: str) -> asyncio.Future[Recording | None]:
+    def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
         """The recording under a key, from where it takes time to be had; whole and unharmed, or None."""
         ...
 
@@ -62,6 +63,7 @@ class TieredStore:
         """`shared`: with other processes that should find at once what is kept here."""
         self._shelf = shelf
         self._memory = Memory(memory_limit_bytes)
+        self._absence = Absence(shelf)
         # Apart, since one may go on working while another fails, and the log would hear of it for ever.
         self._probing, self._polling = Health("probing", ShelfTrouble), Health("polling", ShelfTrouble)
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
@@ -97,12 +99,12 @@ class TieredStore:
     def recall(self, key: str) -> Recording | None:
         return self._memory.get(key) or self._waiting.get(key)
 
-    def look_for(self, key: str) -> asyncio.Future[Recording | None]:
-        return self._reading.look_for(key)
+    def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
+        return None if self._absence.includes(key) else self._reading.look_for(key)
 
     async def fetch(self, key: str) -> Recording | None:
         recording = self.recall(key)
-        if recording is not None or self._closing.is_set():
+        if recording is not None or self._closing.is_set() or self._absence.includes(key):
             return recording
         return await self._reading.look_for(key)
 
@@ -112,6 +114,7 @@ class TieredStore:
             return False
         # What is being read from disk under this key is not the latest any more, and may not enter the memory tier.
         self._reading.outdate(recording.key)
+        self._absence.end(recording.key)
         self._memory.put(recording)
         self._writing.put(recording, size_bytes)
         return True
@@ -134,10 +137,14 @@ class TieredStore:
         await asyncio.wait((self._housekeeping,))
         await self._flush_hits()
         await self._threads.close()
+        self._shelf.presence.close()
 
     async def _keep_house(self) -> None:
         while not self._closing.is_set():
             await self._notice_removals()
+            if self._absence.is_in_doubt():
+                with suppress(ShelfTrouble, OSError):  # of which polling has told
+                    await self._threads.read(self._absence.learn)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HOUSEKEEPING_S):
                     await self._closing.wait()

@@ -23,7 +23,8 @@ from typing import Any, Literal, Self
 from proxy.store import rows, space
 from proxy.store.codec import Damaged, Summary
 from proxy.store.database import open_database, translated_errors
-from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, file_id
+from proxy.store.directory import DATABASE, LOCK_TIMEOUT_S, FileId, UnusableDirectory, file_id
+from proxy.store.presence import Presence
 from proxy.store.rows import Row
 
 _TOUCH = "UPDATE Settings SET value = value WHERE key = 'count'"
@@ -46,6 +47,7 @@ class Shelf:
         """Holds from the next `put` on."""
         self.opened: FileId
         """The file of the database that is in use."""
+        self.presence: Presence
         self._file = directory / DATABASE
         self._numbers: dict[int, int] = {}  # of the last replacement here, and the one before it: see `removals`
         self._used = threading.local()
@@ -66,7 +68,12 @@ class Shelf:
         Raises:
             UnusableDirectory: as `open` does.
         """
-        self._newest, self.opened = open_database(self.directory)
+        newest, opened = open_database(self.directory)
+        try:
+            self.presence = Presence(self.directory)
+        except OSError as error:
+            raise UnusableDirectory(self.directory, f"it can't be used ({error.strerror}); name another one") from error
+        self._newest, self.opened = newest, opened
 
     def is_in_place(self) -> bool:
         """Whether the database has its name: what is written to one that was moved or removed, nobody will find."""
@@ -97,6 +104,7 @@ class Shelf:
     def put_all(self, entries: Sequence[Row]) -> None:
         """Store entries in their order, each in place of what was there: all of them or none."""
         with self._connected() as connection:
+            self.presence.enter()
             with rows.transaction(connection):
                 if rows.put(connection, entries):
                     self._tell_others(connection)
@@ -144,6 +152,11 @@ class Shelf:
         with self._connection("ro") as connection:
             for (key,) in rows.keys(connection):
                 yield key
+
+    def keys_in_order(self) -> Iterator[str]:
+        """The keys that are text, by the alphabet; no row is read for it."""
+        with self._connection("ro") as connection:
+            yield from rows.keys_in_order(connection)
 
     @property
     def count(self) -> int:

@@ -45,6 +45,7 @@ _SOME_ROWS = """
 _SOME_KEYS = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND typeof(key) = 'text'"
 _LAST_CHARACTER = "\U0010ffff"
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
+_NEXT_KEYS = "SELECT key FROM Cache WHERE key > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY key LIMIT ?"
 _COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
 
 _disk = BytesDisk("")
@@ -125,6 +126,14 @@ def keys_from(connection: sqlite3.Connection, beginning: str) -> list[str]:
 
 def keys(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     return _pages(connection, _KEYS)
+
+
+def keys_in_order(connection: sqlite3.Connection) -> Iterator[str]:
+    """The keys that are text, by the alphabet; the index of keys has all that is needed."""
+    last = ""
+    while found := connection.execute(_NEXT_KEYS, (last, _PAGE_ROWS)).fetchall():
+        ((last,),) = found[-1:]
+        yield from (key for (key,) in found)
 
 
 def _pages(connection: sqlite3.Connection, select: str) -> Iterator[tuple[Any, ...]]:
