@@ -116,7 +116,10 @@ async def test_a_store_that_is_too_small_holds_what_it_can(tmp_path: Path) -> No
     """Under load the limit is kept to within one recording, and whoever reads meanwhile gets the right bytes."""
     limit = {"cache__size_limit": "400KiB", "cache__max_recording_size": "300KiB", "cache__memory_limit": 0}
     async with Oracle(60_000) as oracle, serving(oracle, tmp_path, **limit) as proxy:
-        words = [word for _ in range(4) for word in await proxy.words(*range(12), *range(6))]
+        words: list[str] = []
+        for _ in range(4):
+            words += await proxy.words(*range(12), *range(6))
+            await eventually(lambda: len(keys_on_disk(tmp_path)) > 0)
 
         await eventually(lambda: len(proxy.command.log("request")) == len(words))
         assert {"HIT", "MISS"} <= set(words) <= {"HIT", "MISS", "JOINED"}

@@ -25,6 +25,9 @@ _SETTINGS = DEFAULT_SETTINGS | {
     "sqlite_auto_vacuum": 2,  # INCREMENTAL: room is given back where `space` does it
     "sqlite_cache_size": 2048,  # pages, 8 MB: each thread has a cache of its own, and the kernel has one for all
     "sqlite_journal_size_limit": 16 * 1024 * 1024,  # the write-ahead log never shrinks by itself
+    # Pages, 14 MB: what several transactions have changed is brought to its place once. With SQLite's 1,000 to store a
+    # plain answer takes a quarter longer.
+    "sqlite_wal_autocheckpoint": 3500,
     "sqlite_mmap_size": 0,  # a mapped page that can't be read is a signal that kills the process
 }
 
