@@ -105,7 +105,7 @@ class Gateway:
                 await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
             finally:
                 self._traffic.bodies.give_back(client.body.held_bytes)
-                _finish(exchange)
+                self._finish(exchange)
         return client.response
 
     async def _answer(self, exchange: _Exchange) -> None:
@@ -206,6 +206,27 @@ class Gateway:
         except ClientGone as gone:
             _let_go(exchange, str(gone))
 
+    def _finish(self, exchange: _Exchange) -> None:
+        """Write the log line, as soon as it is known whether the answer is stored."""
+        line, flight = exchange.line, exchange.flight
+        exchange.client.measure(line)
+        if flight is None:
+            self._traffic.ledger.enter(line, exchange.head)
+        elif flight.settled.done():
+            self._finish_settled(line, exchange.head, flight, flight.settled)
+        else:
+            flight.settled.add_done_callback(partial(self._finish_settled, line, exchange.head, flight))
+
+    def _finish_settled(
+        self, line: RequestLine, head: Head | None, flight: Flight, settled: asyncio.Future[Verdict]
+    ) -> None:
+        line.attempts = 0 if line.cache == "JOINED" else flight.attempts  # so that all lines add up to what was paid
+        line.stored, line.not_stored_because, line.usage = settled.result()
+        if line.stored and line.outcome == "client_disconnected" and line.bytes == flight.size_bytes:
+            # It had every event, and left before the end of the framing.
+            line.outcome, line.error = "complete", None
+        self._traffic.ledger.enter(line, head)
+
 
 def _own_id(exchange: _Exchange) -> Headers:
     return ((b"X-Reprise-Id", exchange.line.id.encode()),)
@@ -226,26 +247,3 @@ def _let_go(exchange: _Exchange, why: str) -> None:
         exchange.client.abort()
     else:
         _break_off(exchange, "client_disconnected", why)
-
-
-def _finish(exchange: _Exchange) -> None:
-    """Write the log line, as soon as it is known whether the answer is stored."""
-    line, flight = exchange.line, exchange.flight
-    exchange.client.measure(line)
-    if exchange.head:
-        line.read_head(exchange.head)
-    if flight is None:
-        line.write()
-    elif flight.settled.done():
-        _write_settled(line, flight, flight.settled)
-    else:
-        flight.settled.add_done_callback(partial(_write_settled, line, flight))
-
-
-def _write_settled(line: RequestLine, flight: Flight, settled: asyncio.Future[Verdict]) -> None:
-    line.attempts = 0 if line.cache == "JOINED" else flight.attempts  # so that all lines add up to what was paid for
-    line.stored, line.not_stored_because, line.usage = settled.result()
-    if line.stored and line.outcome == "client_disconnected" and line.bytes == flight.size_bytes:
-        # It had every event, and left before the end of the framing.
-        line.outcome, line.error = "complete", None
-    line.write()

@@ -51,6 +51,7 @@ class FastLane:
         self._store = flights.store
         self._flights = flights
         self.answering = traffic.answering
+        self._ledger = traffic.ledger
         self._known: dict[bytes, KnownHead] = {}
 
     def plain_request(self, data: bytes, connection: ClientConnection) -> PlainRequest | None:
@@ -90,12 +91,11 @@ class FastLane:
         line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))
         transport.writelines(_answer(recording, line.id, intake.cors))
         self._store.count_hit(recording.key)
-        line.read_head(recording.head)
         line.cache, line.key, line.model, line.stream = "HIT", gist.key, gist.model, gist.stream
         line.status, line.bytes, line.usage = recording.head.status, len(recording.body), recording.usage
         line.frames = 1
         line.first_byte_ms = line.duration_ms = round((time.monotonic() - request.came_s) * 1000, 3)
-        line.write()
+        self._ledger.enter(line, recording.head)
         return True
 
     def learn(self, data: bytes, message: object) -> None:

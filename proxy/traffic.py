@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from proxy.allowance import Allowance
+from proxy.ledger import Ledger
 
 # Of the bodies of requests on cached routes, each of which counts until its answer is out or its client has left. Four
 # of the largest find room in any case.
@@ -19,6 +20,8 @@ class Traffic:
 
     def __init__(self, max_body_bytes: int) -> None:
         self.bodies = Allowance(0)
+        self.ledger = Ledger()
+        """Of those that have been answered."""
         self.adjust(max_body_bytes)
         self.draining = False
         """Whether new requests are turned away."""

@@ -312,7 +312,7 @@ async def test_nothing_follows_an_answer_that_is_out(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.gateway._finish", fail)
+    monkeypatch.setattr("proxy.gateway.Gateway._finish", fail)
     upstream.will_send(plain(LIST))
     connection = await proxy.connect()
 
