@@ -92,12 +92,8 @@ class Writing:
         self.waiting[recording.key] = recording
         self._waiting_bytes += size_bytes
         self._fresh.append(_Kept(recording, time.monotonic()))
-        if self._job or self._gathering:
-            return
-        if self._gathering_s:
-            self._gathering = self._loop.call_later(self._gathering_s, self._encode_some)
-        else:
-            self._encode_some()
+        if not self._job and not self._gathering:
+            self._gather()
 
     async def finish(self) -> None:
         """Write what waits, and wait for it; no more is put."""
@@ -113,6 +109,12 @@ class Writing:
         """See whether the database is one, and replace it if not."""
         with self.opening.watched(), self.health.watched():
             await self._threads.write(self._upkeep.examine)
+
+    def _gather(self) -> None:
+        if self._gathering_s and not self._is_ending:
+            self._gathering = self._loop.call_later(self._gathering_s, self._encode_some)
+        else:
+            self._encode_some()
 
     def _encode_some(self) -> None:
         """Encode what is short, as many as others can wait for; the thread does the rest."""
@@ -183,10 +185,12 @@ class Writing:
         else:
             self.opening.note(None)
             self.health.note(fault)
-        if self._fresh:
-            self._encode_some()
-        elif self._kept:
+        if self._gathering:  # which writes when it has done
+            return
+        if self._kept:
             self._write()
+        elif self._fresh:
+            self._gather()
 
 
 def _row(recording: Recording, encoder: Encoder) -> Row:
