@@ -115,6 +115,7 @@ async def everyone_has_left(proxy: Proxy, upstream: ScriptedUpstream, tasks: int
     """There are as many tasks as there were before anyone came."""
     await until(lambda: not served(proxy))
     await until(lambda: not proxy.app._flights._unsettled)
+    await until(lambda: not store_of(proxy)._waiting)
     await upstream.wait_until(lambda: upstream.connections == 0)
     upstream._scripts.clear()
     await until(lambda: len(asyncio.all_tasks()) == tasks)

@@ -24,6 +24,7 @@ second lowest of each, and so on, since zstd makes next to nothing of the planes
 import struct
 import sys
 from array import array
+from collections import deque
 from hashlib import sha256
 from itertools import accumulate
 from operator import sub
@@ -38,7 +39,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["LARGEST_BYTES", "Damaged", "Encoder", "Summary", "UnknownVersion", "decode", "encode", "summary"]
+__all__ = ["LARGEST_BYTES", "Damaged", "Decoder", "Encoder", "Summary", "UnknownVersion", "decode", "encode", "summary"]
 
 LARGEST_BYTES = 512 * 1024 * 1024
 """Of an unpacked payload. Far beyond any answer; it bounds what a forged entry can make us unpack."""
@@ -104,22 +105,58 @@ def encode(recording: Recording) -> bytes:
     return Encoder().encode(recording)
 
 
-def decode(data: bytes, key: str) -> Recording:
-    """The recording that was encoded, if it is the one of that key.
+class Decoder:
+    """Reads entries; for any number of threads."""
 
-    Raises:
-        UnknownVersion: a program with another version of the format wrote it.
-        Damaged: anything else is wrong with it.
-    """
-    layout = _checked_layout(data)
-    stored_at = _HEADER_BYTES + layout.metadata_bytes
-    metadata = Metadata.parse(data[_HEADER_BYTES:stored_at], key)
-    payload = _payload(layout, data[stored_at:])
-    body_at, timeline_at = layout.request_bytes, layout.request_bytes + layout.response_bytes
-    timeline = _timeline(payload[timeline_at:], metadata.head_us)
-    if sum(timeline.lengths) != layout.response_bytes:
-        raise Damaged("its frames are not as long as its body")
-    return metadata.recording(payload[:body_at], payload[body_at:timeline_at], timeline)
+    def __init__(self) -> None:
+        self._ready: deque[zstd.ZstdDecompressor] = deque(maxlen=1)
+
+    def prepare(self) -> None:
+        """Have a decompressor at hand for the next entry: to make one takes longer than to use it, which is once."""
+        if not self._ready:
+            self._ready.append(zstd.ZstdDecompressor())
+
+    def decode(self, data: bytes, key: str) -> Recording:
+        """The recording that was encoded, if it is the one of that key.
+
+        Raises:
+            UnknownVersion: a program with another version of the format wrote it.
+            Damaged: anything else is wrong with it.
+        """
+        layout = _checked_layout(data)
+        stored_at = _HEADER_BYTES + layout.metadata_bytes
+        metadata = Metadata.parse(data[_HEADER_BYTES:stored_at], key)
+        payload = self._payload(layout, data[stored_at:])
+        body_at, timeline_at = layout.request_bytes, layout.request_bytes + layout.response_bytes
+        timeline = _timeline(payload[timeline_at:], metadata.head_us)
+        if sum(timeline.lengths) != layout.response_bytes:
+            raise Damaged("its frames are not as long as its body")
+        return metadata.recording(payload[:body_at], payload[body_at:timeline_at], timeline)
+
+    def _payload(self, layout: _Layout, stored: bytes) -> bytes:
+        payload = self._decompressed(stored, layout.payload_bytes) if layout.flags & _COMPRESSED else stored
+        if len(payload) != layout.payload_bytes:
+            raise Damaged("its payload is not as long as it says")
+        return payload
+
+    def _decompressed(self, stored: bytes, length: int) -> bytes:
+        try:
+            decompressor = self._ready.pop()
+        except IndexError:
+            decompressor = zstd.ZstdDecompressor()
+        try:
+            # One byte more than there should be, so that a frame which holds more is found out.
+            payload = decompressor.decompress(stored, length + 1)
+        except zstd.ZstdError as error:
+            raise Damaged("its payload can't be decompressed") from error
+        if not decompressor.eof or decompressor.unused_data:
+            raise Damaged("its payload is not one whole zstd frame")
+        return payload
+
+
+def decode(data: bytes, key: str) -> Recording:
+    """The recording of one entry, see `Decoder.decode`."""
+    return Decoder().decode(data, key)
 
 
 def _checked_layout(data: bytes) -> _Layout:
@@ -146,25 +183,6 @@ def _digest(*parts: bytes | memoryview) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
-
-
-def _payload(layout: _Layout, stored: bytes) -> bytes:
-    payload = _decompressed(stored, layout.payload_bytes) if layout.flags & _COMPRESSED else stored
-    if len(payload) != layout.payload_bytes:
-        raise Damaged("its payload is not as long as it says")
-    return payload
-
-
-def _decompressed(stored: bytes, length: int) -> bytes:
-    decompressor = zstd.ZstdDecompressor()
-    try:
-        # One byte more than there should be, so that a frame which holds more is found out.
-        payload = decompressor.decompress(stored, length + 1)
-    except zstd.ZstdError as error:
-        raise Damaged("its payload can't be decompressed") from error
-    if not decompressor.eof or decompressor.unused_data:
-        raise Damaged("its payload is not one whole zstd frame")
-    return payload
 
 
 def _packed(timeline: Timeline) -> bytes:

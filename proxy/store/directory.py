@@ -85,10 +85,10 @@ def holds_store(directory: Path) -> bool:
     return True
 
 
-def file_id(path: Path) -> FileId | None:
+def file_id(path: Path | str) -> FileId | None:
     """Which file has that name; None if that can't be told."""
     try:
-        facts = path.stat()
+        facts = os.stat(path)  # noqa: PTH116 - is asked at each look-up, and a Path takes as long again
     except OSError:
         return None
     return facts.st_dev, facts.st_ino

@@ -49,6 +49,7 @@ class Shelf:
         """The file of the database that is in use."""
         self.presence: Presence
         self._file = directory / DATABASE
+        self._name = str(self._file)
         self._numbers: dict[int, int] = {}  # of the last replacement here, and the one before it: see `removals`
         self._used = threading.local()
         self.reopen()
@@ -77,7 +78,7 @@ class Shelf:
 
     def is_in_place(self) -> bool:
         """Whether the database has its name: what is written to one that was moved or removed, nobody will find."""
-        return file_id(self._file) == self.opened
+        return file_id(self._name) == self.opened
 
     def get(self, key: str) -> bytes | None:
         """The entry under a key.
@@ -91,9 +92,10 @@ class Shelf:
             return rows.get(connection, key)
 
     def get_short(self, keys: Sequence[str]) -> dict[str, bytes | None]:
-        """The entries of those keys that have one, at once; None for one that is long or `Damaged`: see `get`."""
-        if not self.is_in_place():
-            return {}
+        """The entries of those keys that have one, at once; None for one that is long or `Damaged`: see `get`.
+
+        Of a database that was moved away they are found until that is noticed, which is a matter of a second.
+        """
         with self._connected() as connection:
             return rows.get_short(connection, keys)
 

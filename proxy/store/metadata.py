@@ -7,7 +7,7 @@ The rule: it is read as if an enemy had written it. What is not of the right kin
 import json
 import re
 from collections.abc import Iterable
-from typing import Self, TypeVar, get_args
+from typing import Any, Self, get_args
 
 import orjson
 
@@ -24,7 +24,13 @@ _TEXT_PAIR = [str, str]
 _COUNT_PAIR = [int, int]
 _LATEST_S = 2.0**40  # a Unix time in the far future, that still is a number to reckon with
 
-_T = TypeVar("_T")
+_KINDS: tuple[tuple[str, type], ...] = (
+    *((name, str) for name in ("key", "method", "path", "namespace", "reason")),
+    *((name, list) for name in ("vary", "headers")),
+    ("recorded_at", float),
+    ("status", int),
+    ("stream", bool),
+)
 
 
 class Damaged(Exception):
@@ -62,7 +68,7 @@ def dump(recording: Recording) -> bytes:
 class Metadata:
     """What `dump` wrote, each fact checked as it is taken out."""
 
-    def __init__(self, facts: dict[str, object]) -> None:
+    def __init__(self, facts: dict[str, Any]) -> None:
         self._facts = facts
 
     @classmethod
@@ -90,37 +96,30 @@ class Metadata:
         Raises:
             Damaged: a fact is missing, is of the wrong kind, or could not be sent.
         """
-        return Recording(
-            key=self._text("key"),
-            recorded_at=self._recorded_at(),
-            request=self._request(request_body),
-            head=self._head(),
-            body=body,
-            timeline=timeline,
-            check=self._check(),
-            stream=self._fact("stream", bool),
-            model=None if self._facts.get("model") is None else self._text("model"),
-            usage=self._usage(),
-        )
-
-    def _recorded_at(self) -> float:
-        recorded_at = self._fact("recorded_at", float)
-        if not 0 <= recorded_at < _LATEST_S:
+        facts: dict[str, Any] = self._facts
+        for name, kind in _KINDS:
+            if type(facts.get(name)) is not kind:  # a bool is an int, but not here
+                raise Damaged(f"its {name} is no {kind.__name__}")
+        if not 0 <= facts["recorded_at"] < _LATEST_S:
             raise Damaged("its recorded_at is no time")
-        return recorded_at
-
-    def _request(self, body: bytes) -> RecordedRequest:
-        return RecordedRequest(
-            method=self._text("method"),
-            path=self._text("path"),
-            body=body,
-            vary=self._pairs("vary"),
-            namespace=self._text("namespace"),
-            sample=self._count("sample"),
+        vary, sample = self._pairs("vary"), self._count("sample")
+        model = facts.get("model")
+        if model is not None and type(model) is not str:
+            raise Damaged("its model is no str")
+        return Recording(
+            facts["key"],
+            facts["recorded_at"],
+            RecordedRequest(facts["method"], facts["path"], request_body, vary, facts["namespace"], sample),
+            self._head(facts["status"], facts["reason"]),
+            body,
+            timeline,
+            self._check(),
+            facts["stream"],
+            model,
+            self._usage(),
         )
 
-    def _head(self) -> Head:
-        status, reason = self._count("status"), self._text("reason")
+    def _head(self, status: int, reason: str) -> Head:
         if status not in _STATUSES or not _REASON.fullmatch(reason):
             raise Damaged("its status line can't be sent")
         return Head(status, reason, _headers(self._pairs("headers")))
@@ -140,26 +139,17 @@ class Metadata:
         raise Damaged("its usage is not two counts")
 
     def _pairs(self, name: str) -> tuple[tuple[str, str], ...]:
-        items = self._fact(name, list)
+        items = self._facts[name]
         for item in items:
             if type(item) is not list or [*map(type, item)] != _TEXT_PAIR:
                 raise Damaged(f"its {name} is no list of pairs")
         return tuple([(first, second) for first, second in items])
 
-    def _text(self, name: str) -> str:
-        return self._fact(name, str)
-
     def _count(self, name: str) -> int:
-        number = self._fact(name, int)
-        if number not in _COUNTS:
-            raise Damaged(f"its {name} is out of range")
+        number = self._facts.get(name)
+        if type(number) is not int or number not in _COUNTS:
+            raise Damaged(f"its {name} is no count")
         return number
-
-    def _fact(self, name: str, kind: type[_T]) -> _T:
-        value = self._facts.get(name)
-        if type(value) is kind:  # a bool is an int, but not here
-            return value
-        raise Damaged(f"its {name} is no {kind.__name__}")
 
 
 def _loaded(data: bytes) -> object:

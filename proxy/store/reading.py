@@ -8,11 +8,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from proxy.events import log
 from proxy.recording import Recording
-from proxy.store.codec import Damaged, UnknownVersion, decode
+from proxy.store.codec import Damaged, Decoder, UnknownVersion
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.threads import Threads
@@ -50,6 +51,8 @@ class Reading:
         self._searches: dict[str, _Search] = {}
         self._asked: deque[_Search] = deque()
         self._is_called = False
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder()
 
     def look_for(self, key: str) -> _Waiter:
         """The recording under a key, or None; whoever waits for it may be cancelled, and others go on waiting."""
@@ -58,7 +61,7 @@ class Reading:
             search = self._searches[key] = _Search(key, [])
             self._asked.append(search)
             self._call()
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        waiter: _Waiter = self._loop.create_future()
         search.waiters.append(waiter)
         return waiter
 
@@ -73,7 +76,7 @@ class Reading:
         # One thread takes all that wait, and those who ask while it is at it call another.
         if not self._is_called:
             self._is_called = True
-            self._threads.read(self._read_some).add_done_callback(self._answer)
+            self._threads.read_and_tell(self._read_some, self._answer)
 
     def _read_some(self) -> list[_Result]:
         self._is_called = False
@@ -112,7 +115,7 @@ class Reading:
     def _unpacked(self, key: str, get: Callable[[str], bytes | None]) -> Recording | None:
         try:
             entry = get(key)
-            return None if entry is None else decode(entry, key)
+            return None if entry is None else self._decoder.decode(entry, key)
         except UnknownVersion as version:
             # It is left to the program that wrote it, until it is recorded anew or gives way to others.
             log.info(RECORDING_UNREADABLE, key=key, reason=str(version))
@@ -123,15 +126,16 @@ class Reading:
             log.warning(RECORDING_DAMAGED, key=key, reason=str(damage))
             return None
 
-    def _answer(self, read: asyncio.Future[list[_Result]]) -> None:
-        for result in read.result():
+    def _answer(self, results: list[_Result]) -> None:
+        for result in results:
             if result.is_apart:
-                self._threads.read(self._read_apart, result.search).add_done_callback(self._answer)
+                self._threads.read_and_tell(partial(self._read_apart, result.search), self._answer)
             else:
                 self._health.note(result.fault)
                 self._settle(result.search, result.recording)
         if self._asked:
             self._call()
+        self._loop.call_soon(self._decoder.prepare)  # when they have been answered
 
     def _settle(self, search: _Search, recording: Recording | None) -> None:
         if self._searches.get(search.key) is search:

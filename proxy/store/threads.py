@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -15,7 +16,8 @@ _READERS = 4  # so that a long recording does not hold up a short one
 
 _Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
-_Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+_Tell = Callable[[Any, Exception | None], None]
+_Job = tuple[Callable[..., Any], tuple[Any, ...], _Tell]
 _Inbox = SimpleQueue[_Job | None]
 
 
@@ -29,13 +31,24 @@ class Threads:
         """`close_connection` closes that of the calling thread; it gets another one when it needs it."""
         self._close_connection = close_connection
         self._loop = asyncio.get_running_loop()
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._under_way = 0
+        self._idle = asyncio.Event()
         self._to_read, self._to_write = _Inbox(), _Inbox()
         self._threads = [self._started("store-writer", self._to_write)]
         self._threads += [self._started(f"store-reader-{number}", self._to_read) for number in range(_READERS)]
 
     def read(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> asyncio.Future[_T]:
         return self._ask(self._to_read, call, arguments)
+
+    def read_and_tell(self, call: Callable[[], _T], told: Callable[[_T], None]) -> None:
+        """Have `told`, in the event loop, what `call` gives, which may not fail: a turn sooner than by a future."""
+
+        def tell(result: _T, fault: Exception | None) -> None:
+            if fault is not None:
+                raise fault
+            told(result)
+
+        self._put(self._to_read, call, (), tell)
 
     def write(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> asyncio.Future[_T]:
         return self._ask(self._to_write, call, arguments)
@@ -55,7 +68,8 @@ class Threads:
     async def close(self) -> None:
         """Do what waits to be done, and what comes of that, and end."""
         while self._under_way:
-            await asyncio.wait(self._under_way)
+            self._idle.clear()
+            await self._idle.wait()
         await self.close_connections()
         self._to_write.put(None)
         for _ in range(_READERS):
@@ -71,22 +85,32 @@ class Threads:
 
     def _ask(self, inbox: _Inbox, call: Callable[..., _T], arguments: tuple[Any, ...]) -> asyncio.Future[_T]:
         answer: asyncio.Future[_T] = self._loop.create_future()
-        self._under_way.add(answer)
-        answer.add_done_callback(self._under_way.discard)
-        inbox.put((answer, call, arguments))
+        self._put(inbox, call, arguments, partial(_settle, answer))
         return answer
+
+    def _put(self, inbox: _Inbox, call: Callable[..., Any], arguments: tuple[Any, ...], tell: _Tell) -> None:
+        self._under_way += 1
+        inbox.put((call, arguments, tell))
 
     def _work(self, inbox: _Inbox) -> None:
         while (job := inbox.get()) is not None:
-            answer, call, arguments = job
+            call, arguments, tell = job
             try:
                 result, fault = call(*arguments), None
             except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
                 result, fault = None, error
             with suppress(RuntimeError):  # the loop is closed: nobody awaits it
-                self._loop.call_soon_threadsafe(_settle, answer, result, fault)
+                self._loop.call_soon_threadsafe(self._tell, tell, result, fault)
             # Not kept while nothing is to be done: it may be many megabytes.
-            del job, answer, call, arguments, result, fault
+            del job, call, arguments, tell, result, fault
+
+    def _tell(self, tell: _Tell, result: object, fault: Exception | None) -> None:
+        try:
+            tell(result, fault)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
 
 def _settle(answer: asyncio.Future[_T], result: _T, fault: Exception | None) -> None:
