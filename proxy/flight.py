@@ -6,16 +6,15 @@ is in the store.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 from proxy import events, policy
 from proxy.allowance import Allowance
 from proxy.errors import InternalError, RepriseError, UpstreamBroken
 from proxy.events import log
-from proxy.live import LiveLog
-from proxy.outlet import Listener, Outlet
+from proxy.live import Hearing, LiveLog
+from proxy.outlet import Listener
 from proxy.question import Question
 from proxy.recorder import Take, is_soon_judged, judge, record
 from proxy.recording import Head, Recording
@@ -70,19 +69,21 @@ class Flight:
     def size_bytes(self) -> int:
         return self._log.kept.size_bytes
 
-    @contextmanager
-    def listening(self) -> Iterator["Hearing"]:
+    def listening(self) -> Hearing:
         """Take part, from the first byte on."""
+        return Hearing(self, self._log)
+
+    def join(self) -> Listener:
+        """One more listens, until it leaves."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        listener = self._log.join()
-        try:
-            yield Hearing(self, self._log, listener)
-        finally:
-            self._log.leave(listener)
-            if not self._log.listeners and not self._log.ended:
-                self._last_one_left()
+        return self._log.join()
+
+    def leave(self, listener: Listener) -> None:
+        self._log.leave(listener)
+        if not self._log.listeners and not self._log.ended:
+            self._last_one_left()
 
     async def head(self) -> Head:
         """The upstream's head.
@@ -166,25 +167,27 @@ class Flight:
             self._terms.start(self._conclude_in_thread())
 
     def _conclude_here(self) -> None:
-        with self._concluding():
-            self._store(*self._recorded())
-
-    async def _conclude_in_thread(self) -> None:
-        with self._concluding():
-            self._store(*await asyncio.to_thread(self._recorded))
-
-    @contextmanager
-    def _concluding(self) -> Iterator[None]:
-        """After it whoever listens is told that this was the end, or that there is none."""
         try:
-            yield
-        except UpstreamBroken as broken:
-            self._log.break_off(broken)
-        except Exception:  # noqa: BLE001 - whatever it is, nobody may wait for the end of it, or join it for ever
-            log.exception(events.CRASHED, key=self.question and self.question.key)
-            self._log.break_off(UpstreamBroken("the proxy failed"))
+            self._store(*self._recorded())
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nobody may wait for the end of it
+            self._fail(fault)
         else:
             self._log.end()
+
+    async def _conclude_in_thread(self) -> None:
+        try:
+            self._store(*await asyncio.to_thread(self._recorded))
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nobody may wait for the end of it
+            self._fail(fault)
+        else:
+            self._log.end()
+
+    def _fail(self, fault: Exception) -> None:
+        """Tell those who listen that there is no end, and have nobody join any more."""
+        if not isinstance(fault, UpstreamBroken):
+            log.error(events.CRASHED, key=self.question and self.question.key, exc_info=fault)
+            fault = UpstreamBroken("the proxy failed")
+        self._log.break_off(fault)
 
     def _store(self, ending: Ending, recording: Recording | None) -> None:
         """Settle it.
@@ -244,17 +247,3 @@ class Flight:
         self._settle(Verdict(stored=False, not_stored_because=why))
         self._log.break_off(abandoned)
         self._tell_of_head(self._head or abandoned)  # the task may not have begun, and would tell nobody
-
-
-class Hearing(NamedTuple):
-    """One listener's side of a flight."""
-
-    flight: Flight
-    log: LiveLog
-    listener: Listener
-
-    async def head(self) -> Head:
-        return await self.flight.head()
-
-    async def play(self, outlet: Outlet) -> None:
-        await self.log.play(self.listener, outlet)

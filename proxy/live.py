@@ -9,12 +9,13 @@ The rule: whoever is not told of the next frame by the log is on his way to it, 
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
 from proxy.kept import KeptFrames
 from proxy.outlet import Listener, Outlet
+from proxy.recording import Head
 
 _IN_A_ROW = 512  # played by whoever catches up with a long stream, about 2 ms of work; then the others have their turn
 _AHEAD_BYTES = 256 * 1024  # that may come before any listener's task has had its turn; an upstream can send megabytes
@@ -216,3 +217,34 @@ class LiveLog:
         """It has ended: when nobody listens any more, what it held counts no longer."""
         if not self._listeners:
             self.kept.release()
+
+
+class Live(Protocol):
+    """A response that has such a log, and perhaps no head yet."""
+
+    def join(self) -> Listener: ...
+    def leave(self, listener: Listener) -> None: ...
+    async def head(self) -> Head: ...
+
+
+class Hearing:
+    """One listener's side of it."""
+
+    __slots__ = ("_listener", "_live", "_log")
+
+    def __init__(self, live: Live, log: LiveLog) -> None:
+        self._live = live
+        self._log = log
+
+    def __enter__(self) -> Self:
+        self._listener = self._live.join()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.leave(self._listener)
+
+    async def head(self) -> Head:
+        return await self._live.head()
+
+    async def play(self, outlet: Outlet) -> None:
+        await self._log.play(self._listener, outlet)

@@ -129,9 +129,11 @@ class Lookup:
         recording = self._store.recall(key)
         may_join = ask.plan.forward and ask.may_join
         if recording is None and not ask.is_absent and not (may_join and self._flights.join(key)):
-            recording = await self._store.fetch(key)
-            # While we waited for the disk it may have been recorded anew.
-            recording = self._store.recall(key) or recording
+            search = self._store.look_for(key)
+            if search is not None:
+                recording = await search
+                # While we waited for the disk it may have been recorded anew.
+                recording = self._store.recall(key) or recording
         return recording
 
     def _will_do(self, recording: Recording, ask: Ask) -> bool:

@@ -4,8 +4,6 @@ The rule: what has been let in is answered or broken off, and counted until then
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from proxy.allowance import Allowance
 from proxy.ledger import Ledger
@@ -39,19 +37,9 @@ class Traffic:
         """Requests that are being answered."""
         return len(self._answering)
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
+    def answering(self) -> "Answering":
         """Count the request that the calling task answers."""
-        task = asyncio.current_task()
-        assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
-        self._answering.add(task)
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._answering.discard(task)
-            if not self._answering:
-                self._idle.set()
+        return Answering(self._answering, self._idle)
 
     async def idle(self) -> None:
         """Wait until no request is being answered."""
@@ -64,3 +52,25 @@ class Traffic:
         for task in self._answering:
             task.cancel()
         await self.idle()
+
+
+class Answering:
+    """One request while it is answered."""
+
+    __slots__ = ("_all", "_idle", "_task")
+
+    def __init__(self, everyone: set[asyncio.Task[object]], idle: asyncio.Event) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
+        self._task = task
+        self._all = everyone
+        self._idle = idle
+
+    def __enter__(self) -> None:
+        self._all.add(self._task)
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._all.discard(self._task)
+        if not self._all:
+            self._idle.set()

@@ -27,6 +27,10 @@ from proxy.recording import Head, Headers
 from proxy.resolver import Resolver
 from proxy.wire import Body, PulledAnswer, RequestBytes, UpstreamConnection
 
+# Of heads that are kept: some hundred kilobytes.
+_MOST_BEGINNINGS = 256
+_LARGEST_BEGINNING_BYTES = 4096
+
 Answer = DirectAnswer | PulledAnswer
 """A response whose head has come."""
 
@@ -54,8 +58,14 @@ class Outgoing:
     @property
     def length(self) -> int | None:
         """The `Content-Length` among the headers."""
-        given = headers.values(self.headers, b"content-length")
-        return int(given[0]) if given else None
+        lengths = _lengths(self.headers)
+        return int(self.headers[lengths[0]][1]) if lengths else None
+
+
+@headers.by_names
+def _lengths(names: tuple[bytes, ...]) -> list[int]:
+    """Where `Content-Length` stands."""
+    return [place for place, name in enumerate(names) if name.lower() == b"content-length"]
 
 
 class Upstream:
@@ -66,6 +76,7 @@ class Upstream:
         self._url = URL(settings.base_url, encoded=True)
         host, slash, path = settings.base_url.partition("://")[2].partition("/")
         self._host, self._path = host.encode(), slash + path
+        self._beginnings: dict[tuple[str, str, Headers], bytes] = {}
         context = trust() if self._url.scheme == "https" else None
         # One bound for both ways.
         self._turns = asyncio.Semaphore(settings.max_connections) if settings.max_connections else None
@@ -172,10 +183,20 @@ class Upstream:
             self._turns.release()
 
     def _head(self, outgoing: Outgoing) -> bytes:
-        target = self._path + outgoing.target.removeprefix("/v1")
-        line = f"{outgoing.method} {target} HTTP/1.1".encode()
-        fields = ((b"Host", self._host), *outgoing.headers, *outgoing.framing)
-        return b"\r\n".join((line, *map(b": ".join, fields), b"\r\n"))
+        asked = outgoing.method, outgoing.target, outgoing.headers
+        beginning = self._beginnings.get(asked)
+        if beginning is None:
+            beginning = self._beginning(*asked)
+            if len(beginning) <= _LARGEST_BEGINNING_BYTES:
+                if len(self._beginnings) >= _MOST_BEGINNINGS:
+                    self._beginnings.clear()
+                self._beginnings[asked] = beginning
+        return b"\r\n".join((beginning, *map(b": ".join, outgoing.framing), b"\r\n"))
+
+    def _beginning(self, method: str, target: str, fields: Headers) -> bytes:
+        """All of a head but its framing: the same for each question of a client."""
+        line = f"{method} {self._path + target.removeprefix('/v1')} HTTP/1.1".encode()
+        return b"\r\n".join((line, b"Host: " + self._host, *map(b": ".join, fields)))
 
 
 def _answer(response: aiohttp.ClientResponse) -> PulledAnswer:

@@ -3,8 +3,8 @@
 import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import pytest
 
 from proxy import events
 from proxy.app import App
+from proxy.store.presence import Presence
 from tests.by_hand import UpstreamByHand
 from tests.harness import PATIENCE_S, Proxy, ScriptedUpstream, settings
 
 # As the program does: a thread of the store would wait long for a loop that has always something to do.
 sys.setswitchinterval(0.0005)
 
+Company = Callable[[Proxy], None]
 StartProxy = Callable[..., Awaitable[Proxy]]
 WriteConfig = Callable[[str], Path]
 
@@ -102,3 +104,15 @@ async def start_proxy(upstream: ScriptedUpstream, tmp_path: Path, log: Log) -> A
 @pytest.fixture
 async def proxy(start_proxy: StartProxy) -> Proxy:
     return await start_proxy()
+
+
+@pytest.fixture
+def company() -> Iterator[Company]:
+    """A function that has somebody else in a proxy's store, so that it has to look on the disk for what is there."""
+    with ExitStack() as all_here:
+
+        def keep_company(proxy: Proxy) -> None:
+            directory = proxy.app._settings.cache.directory
+            all_here.enter_context(closing(Presence(directory))).enter()
+
+        yield keep_company

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.store.presence import Presence
-from tests.conftest import Log, StartProxy
+from tests.conftest import Company, Log, StartProxy
 from tests.exchanges import listeners, start_asking, store_of, take, until, word
 from tests.harness import (
     DONE,
@@ -75,15 +74,13 @@ async def test_what_came_about_while_the_disk_was_read_is_noticed(
     proxy: Proxy,
     upstream: ScriptedUpstream,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    company: Company,
 ) -> None:
     """1: looks on disk; 2: asks for an answer of its own; 1: finds nothing on disk, and yet need not ask upstream."""
+    company(proxy)
     reading, may_go_on, barrier = threading.Event(), threading.Event(), Barrier()
     shelf = store_of(proxy)._shelf
     read = shelf.get_short
-    # With somebody else there it can't be known without looking what is on disk.
-    request.addfinalizer((other := Presence(shelf.directory)).close)
-    other.enter()
 
     def read_slowly(keys: Sequence[str]) -> dict[str, bytes | None]:
         entries = read(keys)

@@ -13,7 +13,7 @@ import pytest
 
 from proxy import sse
 from proxy.sse import Ending
-from tests.conftest import Log, StartProxy
+from tests.conftest import Company, Log, StartProxy
 from tests.exchanges import left, listeners, start_asking, store_of, take, until, word
 from tests.harness import (
     CHAT,
@@ -271,7 +271,13 @@ async def test_one_that_comes_while_an_answer_is_judged_that_all_have_left_has_a
 @pytest.mark.parametrize("leaver", [0, 1, 2])
 @pytest.mark.parametrize("recorded", [False, True], ids=["nothing there", "a recording"])
 async def test_who_leaves_while_the_disk_is_read_takes_nothing_away(
-    *, recorded: bool, leaver: int, start_proxy: StartProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    *,
+    recorded: bool,
+    leaver: int,
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The look-up is one for all; whoever asked for it first, the others get what it finds."""
     upstream.will_send(*stream())
@@ -280,6 +286,7 @@ async def test_who_leaves_while_the_disk_is_read_takes_nothing_away(
         await word(recorder.ask(STREAMED))
         await recorder.app.stop()
     proxy = await start_proxy(cache__linger="0")
+    company(proxy)
     gate, shelf = Gate(), store_of(proxy)._shelf
     read = shelf.get_short
 

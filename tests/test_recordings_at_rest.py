@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.store.reading import RECORDING_DAMAGED, RECORDING_UNREADABLE
-from tests.conftest import Log, StartProxy
+from tests.conftest import Company, Log, StartProxy
 from tests.exchanges import REPLAYED, RICH_HEAD, key_of, recording_of, store_of, until, word
 from tests.harness import (
     ANSWER,
@@ -88,10 +88,11 @@ async def test_a_damaged_recording_is_removed_even_if_it_cannot_be_recorded_anew
 
 
 async def test_a_store_that_fails_costs_no_answer(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, log: Log
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, log: Log, company: Company
 ) -> None:
     """What can be neither read nor written is a miss, and the log says so."""
     proxy = await start_proxy(cache__memory_limit=0)
+    company(proxy)
     upstream.will_send(*stream())
     with closing(sqlite3.connect(tmp_path / "store" / "cache.db", isolation_level=None)) as connection:
         connection.execute("ALTER TABLE Cache RENAME TO Gone")

@@ -32,11 +32,7 @@ class Store(Protocol):
         ...
 
     def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
-        """The recording under a key, from where it takes time to be had; whole and unharmed, or None."""
-        ...
-
-    async def fetch(self, key: str) -> Recording | None:
-        """The recording under a key, wherever it is."""
+        """The recording under a key that can't be recalled, soon and whole; None where there is surely none."""
         ...
 
     def keep(self, recording: Recording) -> bool:
@@ -100,13 +96,15 @@ class TieredStore:
         return self._memory.get(key) or self._waiting.get(key)
 
     def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
-        return None if self._absence.includes(key) else self._reading.look_for(key)
+        if self._closing.is_set() or self._absence.includes(key):
+            return None
+        return self._reading.look_for(key)
 
     async def fetch(self, key: str) -> Recording | None:
+        """The recording under a key, wherever it is."""
         recording = self.recall(key)
-        if recording is not None or self._closing.is_set() or self._absence.includes(key):
-            return recording
-        return await self._reading.look_for(key)
+        search = self.look_for(key) if recording is None else None
+        return recording if search is None else await search
 
     def keep(self, recording: Recording) -> bool:
         size_bytes = recording.size_bytes
