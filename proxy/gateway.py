@@ -168,7 +168,7 @@ class Gateway:
                 head = head._replace(headers=headers.for_another_caller(head.headers))
             exchange.head = head
             shown = headers.for_client(head.headers, own_cors=self._cors.enabled)
-            client.begin(head._replace(headers=shown), self._added(exchange, found))
+            client.begin(Head(head.status, head.reason, shown), self._added(exchange, found))
             await response.play(client)
         await client.end()
         return True

@@ -64,4 +64,5 @@ def replayed_head(recording: Recording) -> Head:
     """The recorded head with what is said anew at each replay: the date, and the length of what has one."""
     date = (b"Date", rfc822_formatted_time().encode())
     length = () if recording.stream else ((b"Content-Length", b"%d" % len(recording.body)),)
-    return recording.head._replace(headers=(*recording.head.headers, *length, date))
+    head = recording.head
+    return Head(head.status, head.reason, (*head.headers, *length, date))

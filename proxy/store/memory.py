@@ -26,10 +26,11 @@ class Memory:
         """Take it in, in place of an older one of its key; one that is larger than the limit only removes that."""
         if (older := self._recordings.pop(recording.key, None)) is not None:
             self._used_bytes -= older.size_bytes
-        if recording.size_bytes > self._limit_bytes:
+        size_bytes = recording.size_bytes
+        if size_bytes > self._limit_bytes:
             return
         self._recordings[recording.key] = recording
-        self._used_bytes += recording.size_bytes
+        self._used_bytes += size_bytes
         self._make_room()
 
     def resize(self, limit_bytes: int) -> None:

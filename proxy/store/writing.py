@@ -45,6 +45,7 @@ _ENCODED_IN_A_ROW_BYTES = 32 * 1024  # some 0.3 ms: then others have their turn
 
 class _Kept(NamedTuple):
     recording: Recording
+    size_bytes: int
     at_s: float
     row: Row | None = None
     """What is written, where it has been made already."""
@@ -91,7 +92,7 @@ class Writing:
         """Have a recording written; `size_bytes` is its own."""
         self.waiting[recording.key] = recording
         self._waiting_bytes += size_bytes
-        self._fresh.append(_Kept(recording, time.monotonic()))
+        self._fresh.append(_Kept(recording, size_bytes, time.monotonic()))
         if not self._job and not self._gathering:
             self._gather()
 
@@ -121,10 +122,11 @@ class Writing:
         encoded_bytes = 0
         while self._fresh and encoded_bytes < _ENCODED_IN_A_ROW_BYTES:
             kept = self._fresh.popleft()
-            if kept.recording.size_bytes <= _ENCODED_HERE_BYTES:
-                encoded_bytes += kept.recording.size_bytes
+            recording, size_bytes, at_s, _ = kept
+            if size_bytes <= _ENCODED_HERE_BYTES:
+                encoded_bytes += size_bytes
                 with suppress(ValueError, TypeError):  # it comes up again in the thread, which tells of it
-                    kept = kept._replace(row=_row(kept.recording, self._here))
+                    kept = _Kept(recording, size_bytes, at_s, _row(recording, self._here))
             self._kept.append(kept)
         self._gathering = self._loop.call_soon(self._encode_some) if self._fresh else None
         if self._kept and not self._job and not self._gathering:
@@ -151,9 +153,9 @@ class Writing:
             return [self._kept.popleft()]
         most_bytes = min(_MOST_BYTES_AT_ONCE, self._shelf.size_limit_bytes // _SHARE_OF_LIMIT)
         taken = [self._kept.popleft()]
-        size_bytes = taken[0].recording.size_bytes
+        size_bytes = taken[0].size_bytes
         while self._kept and len(taken) < _MOST_AT_ONCE:
-            size_bytes += self._kept[0].recording.size_bytes
+            size_bytes += self._kept[0].size_bytes
             if size_bytes > most_bytes:
                 break
             taken.append(self._kept.popleft())
@@ -164,7 +166,7 @@ class Writing:
         if self._failed_s - kept[0].at_s > (0 if self._is_ending else _PATIENCE_S):
             return ShelfTrouble("the disk failed before, and there is no time to wait for it")
         try:
-            self._upkeep.put([row or _row(recording, self._in_thread) for recording, _, row in kept])
+            self._upkeep.put([row or _row(recording, self._in_thread) for recording, _, _, row in kept])
         except (ShelfTrouble, UnusableDirectory) as trouble:
             self._failed_s = time.monotonic()
             return trouble
@@ -176,8 +178,8 @@ class Writing:
     def _note(self, job: asyncio.Future[_Attempt]) -> None:
         self._job = None
         settled, fault = job.result()
-        for recording, _, _ in settled:
-            self._waiting_bytes -= recording.size_bytes
+        for recording, size_bytes, _, _ in settled:
+            self._waiting_bytes -= size_bytes
             if self.waiting.get(recording.key) is recording:
                 del self.waiting[recording.key]
         if isinstance(fault, UnusableDirectory):
