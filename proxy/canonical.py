@@ -72,7 +72,8 @@ def canonical_body(raw: bytes, ignore: Sequence[tuple[str, ...]] = ()) -> Canoni
             tree = json.loads(raw.decode(), object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction)
         for pointer in ignore:
             _remove(tree, pointer)
-        return CanonicalBody(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS), members)
+        # A copy, since it is kept: what orjson gives lies in a buffer of several times its length, which it never cuts.
+        return CanonicalBody(bytes(memoryview(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS))), members)
     except (RecursionError, orjson.JSONEncodeError) as error:
         raise Uncacheable("too_deep", "its arrays and objects are nested too deeply") from error
 

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in their order and spelling, duplicates kept."""
 
+_OBJECTS_BYTES = 1536  # of a recording, besides its bodies and its frames: names, values, and what holds them
+
 Check = Literal["json", "done", "response_completed", "response_incomplete", "finish_reason"]
 """How a recorded response said that it was finished."""
 
@@ -97,7 +99,7 @@ class Recording:
     @property
     def size_bytes(self) -> int:
         """What it takes in memory, near enough to account for it."""
-        return len(self.body) + len(self.request.body) + 12 * len(self.timeline.lengths) + 1024
+        return len(self.body) + len(self.request.body) + 12 * len(self.timeline.lengths) + _OBJECTS_BYTES
 
     def age_s(self, now_s: float) -> int:
         """Whole seconds since it was recorded; never negative, whatever the clock did."""

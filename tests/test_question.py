@@ -1,5 +1,6 @@
 """When a request is a question that can be answered again, and what of it is kept."""
 
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -302,3 +303,19 @@ def test_no_client_can_fill_the_memory_with_questions() -> None:
         questions.question(premise(), b'{"n":%d}' % number)
     assert questions.gist(premise(), sha256(b'{"n":2048}').digest())
     assert questions.gist(premise(), sha256(b'{"n":0}').digest()) is None
+
+
+@pytest.mark.parametrize("prompt_bytes", [100, 5_000, 200_000])
+def test_what_is_kept_of_a_question_takes_no_more_than_its_length(prompt_bytes: int) -> None:
+    """Or the limit of the memory tier would be one of a tenth of what it holds."""
+    body = orjson.dumps({"messages": [{"content": "x" * prompt_bytes, "role": "user"}], "model": "m"})
+    SHARED.question("POST", CHAT, JSON, Controls(), body)  # what is loaded once counts for none
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = SHARED.question("POST", CHAT, JSON, Controls(), body).request
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < len(kept.body) + 2048
