@@ -423,6 +423,7 @@ def test_a_summary_says_what_a_listing_shows() -> None:
         (chat("\u4f60\u597d " * 60), ("\u4f60\u597d " * 60)[:80]),
         (chat("\u202ea\u2028b\u00ad"), "a b"),
         (chat("x" * 5_000_000), "x" * 80),
+        *((chat("x" * before + r"\u001b[0m" + "y" * 70_000), "x" * 80) for before in range(1293, 1302)),
         (b'{"input":"%s"}' % (b"x" * 5_000_000), ""),
     ],
     ids=lambda value: repr(value)[:60],

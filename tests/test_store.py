@@ -1,6 +1,7 @@
 """The store: what was kept is found, whole; what is wrong with the disk costs a recording and breaks nothing."""
 
 import asyncio
+import itertools
 import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -553,6 +554,38 @@ async def test_damage_that_can_not_be_removed_is_told_once(
 
     assert [entry["what"] for entry in logged(STORE_FAILED)] == ["reading"]
     assert not logged(RECORDING_DAMAGED)
+
+
+async def test_whatever_comes_some_is_written_meanwhile(held: HeldShelf, open_store: OpenStore) -> None:
+    """More of it in each turn than can be encoded in one."""
+    store = await open_store(MIB, held)
+    names = map(str, itertools.count())
+    kept = 0
+
+    while not held.puts:
+        assert kept < 20_000
+        for name in itertools.islice(names, 60):
+            assert store.keep(recording(name))
+            kept += 1
+        await asyncio.sleep(0)
+
+
+async def test_one_that_can_not_be_encoded_now_is_written_later(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is the matter, and the others with it."""
+    store = await open_store(MIB, held)
+
+    def fail(*_: object) -> bytes:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(store._writing._here, "encode", fail)
+
+    assert all(store.keep(recording(name)) for name in "abc")
+    await store.close()
+
+    assert set(held.keys()) == {key_of(name) for name in "abc"}
 
 
 async def test_what_is_kept_meanwhile_is_written_together(held: HeldShelf, open_store: OpenStore) -> None:

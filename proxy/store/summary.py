@@ -18,7 +18,7 @@ _SHORT_BYTES = 64 * 1024  # parsed in a tenth of a millisecond
 _LONGEST_READ_BYTES = 4 * 1024 * 1024  # parsing more holds up everything else for longer than a stream should wait
 
 _BY_USER, _CONTENT, _TEXT = b'"role":"user"', b'{"content":', b'"text":'
-_BEGINNING = re.compile(rb'"((?:[^"\\]|\\.){0,1300})', re.DOTALL)  # four times what is shown, in UTF-8
+_BEGINNING = re.compile(rb'"((?:[^"\\]|\\u.{4}|\\.){0,1300})', re.DOTALL)  # four times what is shown, in UTF-8
 
 
 @dataclass(slots=True)  # a frozen one takes three times as long to make
@@ -148,7 +148,10 @@ def _first_text(body: bytes, start: int, end: int) -> int:
 
 def _beginning(body: bytes, start: int, end: int) -> str:
     matched = _BEGINNING.match(body, start, end)
-    text: str = orjson.loads(f'"{matched[1].decode(errors="ignore")}"') if matched else ""
+    try:
+        text: str = orjson.loads(f'"{matched[1].decode(errors="ignore")}"') if matched else ""
+    except orjson.JSONDecodeError:  # no prompt is worth the recording
+        return ""
     return text
 
 

@@ -125,11 +125,15 @@ class Writing:
             recording, size_bytes, at_s, _ = kept
             if size_bytes <= _ENCODED_HERE_BYTES:
                 encoded_bytes += size_bytes
-                with suppress(ValueError, TypeError):  # it comes up again in the thread, which tells of it
+                with suppress(Exception):  # it comes up again in the thread, which tells of it
                     kept = _Kept(recording, size_bytes, at_s, _row(recording, self._here))
             self._kept.append(kept)
         self._gathering = self._loop.call_soon(self._encode_some) if self._fresh else None
-        if self._kept and not self._job and not self._gathering:
+        self._write_if_enough()
+
+    def _write_if_enough(self) -> None:
+        """All that has been encoded, or so much of it as is written at once, where more and more comes."""
+        if self._kept and not self._job and (not self._gathering or len(self._kept) >= _MOST_AT_ONCE):
             self._write()
 
     def _write(self) -> None:
@@ -187,11 +191,8 @@ class Writing:
         else:
             self.opening.note(None)
             self.health.note(fault)
-        if self._gathering:  # which writes when it has done
-            return
-        if self._kept:
-            self._write()
-        elif self._fresh:
+        self._write_if_enough()
+        if self._fresh and not self._job and not self._gathering:
             self._gather()
 
 
