@@ -7,6 +7,7 @@ The rule: in their order, and before the next turn.
 """
 
 import asyncio
+from collections import deque
 
 from proxy.events import RequestLine
 from proxy.recording import Head
@@ -16,7 +17,7 @@ class Ledger:
     """Lines that are still to be written."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[RequestLine, Head | None]] = []
+        self._waiting: deque[tuple[RequestLine, Head | None]] = deque()
 
     def enter(self, line: RequestLine, head: Head | None) -> None:
         """Write a line soon, with what the upstream's head says of the request."""
@@ -25,8 +26,12 @@ class Ledger:
         self._waiting.append((line, head))
 
     def _write(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for line, head in waiting:
-            if head is not None:
-                line.read_head(head)
-            line.write()
+        try:
+            while self._waiting:
+                line, head = self._waiting.popleft()
+                if head is not None:
+                    line.read_head(head)
+                line.write()
+        finally:
+            if self._waiting:  # one that can't be written takes no other with it
+                asyncio.get_running_loop().call_soon(self._write)

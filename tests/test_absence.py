@@ -1,6 +1,7 @@
 """A key that is surely not on the shelf is not looked for there, and no key is taken for one that may be."""
 
 import asyncio
+import fcntl
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
@@ -9,13 +10,16 @@ from secrets import token_hex
 
 import pytest
 
+from proxy import store as store_module
 from proxy.store import TieredStore
+from proxy.store import presence as presence_module
 from proxy.store.absence import Absence
+from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.presence import Presence
 from tests.exchanges import until
 from tests.recordings import key_of, recording
-from tests.shelves import MIB, another_process, plant_row, put
+from tests.shelves import MIB, another_process, plant, plant_row, put
 
 ENTER = """
 import sys
@@ -165,6 +169,69 @@ def test_one_who_has_left_is_sure_of_nothing(enter: Enter) -> None:
     assert not one.is_unchanged(bytes(8))
 
 
+def test_a_mark_that_is_gone_is_none(enter: Enter, tmp_path: Path) -> None:
+    """Somebody has emptied the file that it stands in."""
+    one = enter()
+    mark = one.mark_if_alone()
+    assert mark is not None
+    assert one.is_unchanged(mark)
+
+    (tmp_path / "guests.lock").write_bytes(b"")
+
+    assert not one.is_unchanged(mark)
+
+
+def test_it_works_where_nothing_can_be_read_at_once(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every file system can tell beforehand whether it has to fetch something."""
+    monkeypatch.setattr(presence_module, "_AT_ONCE", 0x4000_0000)  # no flag of preadv(2)
+    one = enter()
+    one.enter()
+    mark = one.mark_if_alone()
+    assert mark is not None
+    assert one.is_unchanged(mark)
+
+    enter().enter()
+
+    assert not one.is_unchanged(mark)
+
+
+def test_files_that_were_replaced_are_noticed(enter: Enter, tmp_path: Path) -> None:
+    """Whoever comes next will not meet us in the old ones."""
+    one = enter()
+    assert one.is_in_place()
+
+    (tmp_path / "writer.lock").unlink()
+
+    assert not one.is_in_place()
+    assert enter().is_in_place()
+    assert not one.is_in_place()
+
+
+def test_a_process_that_has_stopped_is_not_waited_for_without_end(
+    enter: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been stopped in the moment in which it holds both."""
+    monkeypatch.setattr(presence_module, "LOCK_TIMEOUT_S", 0.02)
+    enter().enter()
+    with (tmp_path / "guests.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        with pytest.raises(TimeoutError, match="has stopped"):
+            enter().enter()
+
+
+def test_a_directory_in_which_nobody_can_be_told_of_is_refused(tmp_path: Path) -> None:
+    """With the name of what is in the way, and without holding on to anything."""
+    (tmp_path / "guests.lock").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    for _ in range(3):
+        with pytest.raises(UnusableDirectory, match=r"guests\.lock can't be used"):
+            Shelf.open(tmp_path, MIB)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 # What a store makes of it
 
 
@@ -232,6 +299,24 @@ async def test_two_that_both_record_find_what_the_other_has(open_store: OpenStor
         assert await reader.finds(key_of(f"{number}"))
 
 
+async def test_who_has_cleared_away_the_locks_is_noticed(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a round of housekeeping, as somebody else may have come by the new ones."""
+    monkeypatch.setattr(store_module, "_HOUSEKEEPING_S", 0.01)
+    watched = await open_store()
+    await watched.knows()
+    for name in ("writer.lock", "guests.lock"):
+        (tmp_path / name).unlink()
+    with closing(Shelf.open(tmp_path, 100 * MIB)) as other:
+        put(other, recording("one"))
+        await until(lambda: watched.shelf.presence.is_in_place())  # noqa: PLW0108 - it is another one then
+
+        assert await watched.finds(key_of("one"))
+        put(other, recording("two"))
+        assert await watched.finds(key_of("two"))
+
+
 async def test_a_shelf_that_was_opened_anew_is_learned_anew(open_store: OpenStore, tmp_path: Path) -> None:
     """Somebody may have put another database in its place."""
     watched = await open_store()
@@ -250,10 +335,11 @@ async def test_any_number_of_keys_is_learned(tmp_path: Path) -> None:
     with closing(Shelf.open(tmp_path, 100 * MIB)) as shelf:
         shelf.put_all([(key, b"", b"{}") for key in keys])
         plant_row(tmp_path, "no key of ours", value=b"", tag=b"")
+        plant(tmp_path, "INSERT INTO Cache (key, raw, value) VALUES (CAST(x'ff' AS TEXT), 1, x'')")  # nor UTF-8
         absence = Absence(shelf)
         assert not any(absence.includes(key) for key in [*keys, key_of("new")])
 
-        absence.learn()
+        absence.trust(absence.learn())
 
         assert not any(absence.includes(key) for key in keys)
         new = [token_hex(32) for _ in range(1000)]

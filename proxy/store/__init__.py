@@ -131,6 +131,7 @@ class TieredStore:
         if self._closing.is_set():
             return
         self._closing.set()
+        self._absence.give_up()
         await self._writing.finish()
         await asyncio.wait((self._housekeeping,))
         await self._flush_hits()
@@ -140,9 +141,9 @@ class TieredStore:
     async def _keep_house(self) -> None:
         while not self._closing.is_set():
             await self._notice_removals()
-            if self._absence.is_in_doubt():
+            if self._absence.is_to_be_learned():
                 with suppress(ShelfTrouble, OSError):  # of which polling has told
-                    await self._threads.read(self._absence.learn)
+                    self._absence.trust(await self._threads.read(self._absence.learn))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HOUSEKEEPING_S):
                     await self._closing.wait()

@@ -7,6 +7,8 @@ The rule: what another process may have written is not known here, see `presence
 """
 
 import asyncio
+import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from proxy.store.disk import Shelf
@@ -16,14 +18,16 @@ from proxy.store.presence import Presence
 # in nearly all of them.
 _PLACES = 2**21
 _DIGITS = 6  # of the key, which are evenly spread: it is a digest
+_SHARE = 20  # of the time, no more than one part goes into learning what is there, whoever comes and goes
 _SPREAD = (1 << 4 * _DIGITS) // _PLACES
 
 
-class _Sight(NamedTuple):
+class Sight(NamedTuple):
     """What there was when it was looked."""
 
     presence: Presence
     mark: bytes
+    took_s: float
 
 
 class Absence:
@@ -33,8 +37,10 @@ class Absence:
         self._loop = asyncio.get_running_loop()
         self._shelf = shelf
         self._taken = bytearray(_PLACES)  # a byte each, since two threads may set one at a time
-        self._sight: _Sight | None = None
+        self._sight: Sight | None = None
         self._is_looked_after = False
+        self._not_before_s = 0.0
+        self._is_over = False
 
     def includes(self, key: str) -> bool:
         """Whether a key is surely not there; `key` is one of 64 hexadecimal digits."""
@@ -58,21 +64,41 @@ class Absence:
         # A shelf that was opened anew may be another one.
         return not (sight and sight.presence is self._shelf.presence and sight.presence.is_unchanged(sight.mark))
 
-    def learn(self) -> None:
-        """See what is on the shelf. Takes a second for a million recordings; raises `ShelfTrouble`."""
+    def is_to_be_learned(self) -> bool:
+        """Whether it is time to `learn`, if that took long before."""
+        return self.is_in_doubt() and self._loop.time() >= self._not_before_s
+
+    def learn(self) -> Sight | None:
+        """See what is on the shelf, in a thread; None if that is known by nobody.
+
+        Takes a second for a million recordings. Raises `ShelfTrouble`.
+        """
+        began_s = time.monotonic()
         presence = self._shelf.presence
-        if (mark := presence.mark_if_alone()) is None:
-            return
+        mark = presence.mark_if_alone()
+        if mark is None or not presence.is_unchanged(mark):
+            return None
         for key in self._shelf.keys_in_order():
-            try:
+            if self._is_over:
+                return None
+            with suppress(ValueError):  # none of ours, and nobody will ask for it
                 self._taken[_place(key)] = 1
-            except ValueError:  # none of ours, and nobody will ask for it
-                continue
-        self._sight = _Sight(presence, mark)
+        return Sight(presence, mark, time.monotonic() - began_s)
+
+    def trust(self, sight: Sight | None) -> None:
+        """Be sure of what was seen, until somebody comes."""
+        self._sight = sight
+        self._is_looked_after = False
+        if sight is not None:
+            self._not_before_s = self._loop.time() + _SHARE * sight.took_s
+
+    def give_up(self) -> None:
+        """Nobody will ask again."""
+        self._is_over = True
 
     def _look_again(self) -> None:
         self._is_looked_after = False
 
 
-def _place(key: str) -> int:
+def _place(key: str | bytes) -> int:
     return int(key[:_DIGITS], base=16) // _SPREAD

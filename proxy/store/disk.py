@@ -73,7 +73,8 @@ class Shelf:
         try:
             self.presence = Presence(self.directory)
         except OSError as error:
-            raise UnusableDirectory(self.directory, f"it can't be used ({error.strerror}); name another one") from error
+            what = f"{error.filename or 'it'} can't be used ({error.strerror}); remove that, or name another directory"
+            raise UnusableDirectory(self.directory, what) from error
         self._newest, self.opened = newest, opened
 
     def is_in_place(self) -> bool:
@@ -155,8 +156,8 @@ class Shelf:
             for (key,) in rows.keys(connection):
                 yield key
 
-    def keys_in_order(self) -> Iterator[str]:
-        """The keys that are text, by the alphabet; no row is read for it."""
+    def keys_in_order(self) -> Iterator[bytes]:
+        """The keys that are text, by their bytes; no row is read for it."""
         with self._connection("ro") as connection:
             yield from rows.keys_in_order(connection)
 
@@ -185,6 +186,9 @@ class Shelf:
         """
         if not self.is_in_place():
             return None
+        if not self.presence.is_in_place():  # somebody has cleared away what tells others of us, and us of them
+            with translated_errors():
+                self.presence = Presence(self.directory)
         with self._connection("ro") as connection:
             number = rows.number(connection)
             return self.opened, self._numbers.get(number, number)

@@ -45,7 +45,11 @@ _SOME_ROWS = """
 _SOME_KEYS = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND typeof(key) = 'text'"
 _LAST_CHARACTER = "\U0010ffff"
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
-_NEXT_KEYS = "SELECT key FROM Cache WHERE key > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY key LIMIT ?"
+# As bytes, since a planted one may be no UTF-8.
+_NEXT_KEYS = """
+    SELECT CAST(key AS BLOB) FROM Cache
+    WHERE key > CAST(? AS TEXT) AND raw = 1 AND typeof(key) = 'text' ORDER BY key LIMIT ?
+"""
 _COUNT_HITS = "UPDATE Cache SET access_count = access_count + ? WHERE key = ? AND raw = 1"
 
 _disk = BytesDisk("")
@@ -128,9 +132,9 @@ def keys(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     return _pages(connection, _KEYS)
 
 
-def keys_in_order(connection: sqlite3.Connection) -> Iterator[str]:
-    """The keys that are text, by the alphabet; the index of keys has all that is needed."""
-    last = ""
+def keys_in_order(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """The keys that are text, by their bytes; the index of keys has all that is needed."""
+    last = b""
     while found := connection.execute(_NEXT_KEYS, (last, _PAGE_ROWS)).fetchall():
         ((last,),) = found[-1:]
         yield from (key for (key,) in found)
