@@ -27,7 +27,7 @@ from proxy.recording import Head, Headers
 from proxy.resolver import Resolver
 from proxy.wire import Body, PulledAnswer, RequestBytes, UpstreamConnection
 
-# Of heads that are kept: some hundred kilobytes.
+# Of heads that are kept, with what they were made of two megabytes at most.
 _MOST_BEGINNINGS = 256
 _LARGEST_BEGINNING_BYTES = 4096
 
