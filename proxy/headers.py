@@ -97,6 +97,16 @@ def by_names(find: Callable[[tuple[bytes, ...]], _T]) -> Callable[[Headers], _T]
     return found
 
 
+def places_of(*wanted: bytes) -> Callable[[Headers], tuple[tuple[int, ...], ...]]:
+    """A function that says where the fields of each of these names stand; they are in lower case."""
+
+    def places(names: tuple[bytes, ...]) -> tuple[tuple[int, ...], ...]:
+        lowered = [name.lower() for name in names]
+        return tuple([tuple([place for place, name in enumerate(lowered) if name == one]) for one in wanted])
+
+    return by_names(places)
+
+
 def end_to_end(headers: Headers) -> Headers:
     """All but the hop-by-hop fields and those that `Connection` names (RFC 9110 section 7.6.1)."""
     return _travelling(headers, _HOP_BY_HOP)

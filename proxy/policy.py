@@ -16,6 +16,7 @@ Mode = Literal["cache", "record", "replay", "passthrough"]
 CacheWord = Literal["HIT", "MISS", "JOINED", "REFRESH", "STALE", "BYPASS"]
 
 _OK = 200
+_described = headers.places_of(b"content-type", b"content-encoding", b"content-length")
 
 _LARGEST_SKEW_S = 60.0  # between clocks that are kept in time, and those of two proxies with one store
 
@@ -106,16 +107,6 @@ def refusal(head: Head, *, stream: bool, limit_bytes: int) -> str | None:
     if lengths and int(fields[lengths[0]][1]) > limit_bytes:
         return "too_large"
     return None
-
-
-def _places(names: tuple[bytes, ...]) -> tuple[list[int], ...]:
-    """Where the fields stand that describe the body: its type, its codings, its length."""
-    lowered = [name.lower() for name in names]
-    described = (b"content-type", b"content-encoding", b"content-length")
-    return tuple([[place for place, name in enumerate(lowered) if name == one] for one in described])
-
-
-_described = headers.by_names(_places)
 
 
 def _directive(item: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from proxy.recording import Head, Headers
 FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
 _HEAD_BYTES = 512 * 1024  # with the interim responses before it, or trailers: then nobody waits for its end
 _MOST_FIELDS = 128  # in a head and its trailers
+_framing_places = headers.places_of(b"content-length", b"transfer-encoding")
 MOST_INTERIM_RESPONSES = 100  # nobody sends more than a few, and each of them may be as large as a head can be
 
 
@@ -164,11 +165,3 @@ class AnswerReader:
     def _has_a_long_line(self) -> bool:
         lines = [len(self._reason), *(len(name) + len(value) for name, value in self._fields)]
         return max(lines) > FIELD_BYTES
-
-
-@headers.by_names
-def _framing_places(names: tuple[bytes, ...]) -> tuple[list[int], list[int]]:
-    """Where `Content-Length` stands, and where each `Transfer-Encoding`."""
-    lowered = [name.lower() for name in names]
-    lengths = [place for place, name in enumerate(lowered) if name == b"content-length"]
-    return lengths, [place for place, name in enumerate(lowered) if name == b"transfer-encoding"]

@@ -31,6 +31,8 @@ from proxy.wire import Body, PulledAnswer, RequestBytes, UpstreamConnection
 _MOST_BEGINNINGS = 256
 _LARGEST_BEGINNING_BYTES = 4096
 
+_lengths = headers.places_of(b"content-length")
+
 Answer = DirectAnswer | PulledAnswer
 """A response whose head has come."""
 
@@ -58,14 +60,8 @@ class Outgoing:
     @property
     def length(self) -> int | None:
         """The `Content-Length` among the headers."""
-        lengths = _lengths(self.headers)
+        (lengths,) = _lengths(self.headers)
         return int(self.headers[lengths[0]][1]) if lengths else None
-
-
-@headers.by_names
-def _lengths(names: tuple[bytes, ...]) -> list[int]:
-    """Where `Content-Length` stands."""
-    return [place for place, name in enumerate(names) if name.lower() == b"content-length"]
 
 
 class Upstream:

@@ -29,7 +29,6 @@ class Presence:
         """Raises `OSError`."""
         self._sole = self._guests = -1
         self._is_sole = self._is_guest = False
-        self._seen = bytearray(_MARK_BYTES)
         self._names = directory / _SOLE, directory / _GUESTS
         self._sole = _opened(self._names[0])
         self._guests = _opened(self._names[1])
@@ -77,11 +76,12 @@ class Presence:
     def is_unchanged(self, mark: bytes) -> bool:
         """Whether nobody has come since; takes no time."""
         # Not by mapping it: a file that somebody has made shorter would be a signal that ends the process.
+        seen = bytearray(_MARK_BYTES)
         try:
-            read = os.preadv(self._guests, (self._seen,), 0, self._how)
+            read = os.preadv(self._guests, (seen,), 0, self._how)
         except OSError:
             return False
-        return read == _MARK_BYTES and self._seen == mark
+        return read == _MARK_BYTES and seen == mark
 
     def close(self) -> None:
         """Leave."""
