@@ -19,7 +19,7 @@ from tests.shelves import MIB
 
 ROUNDS = 6
 CLIENTS = 6
-QUESTIONS = 60
+QUESTIONS = 300
 
 
 async def keep_asking(proxy: Served, chance: random.Random, answered: list[int]) -> None:
@@ -40,8 +40,9 @@ async def test_a_proxy_that_is_killed_again_and_again_never_serves_a_wrong_byte(
                 answered: list[int] = []
                 chance = random.Random(round_)  # noqa: S311 - to be the same each time
                 clients = [asyncio.create_task(keep_asking(proxy, chance, answered)) for _ in range(CLIENTS)]
-                enough = chance.randrange(5, 40)
+                enough = chance.randrange(5, 100)
                 await eventually(lambda: len(answered) >= enough)  # noqa: B023 - awaited here
+                await eventually(lambda: not keys_on_disk(tmp_path) <= acknowledged)  # noqa: B023 - awaited here
                 acknowledged |= keys_on_disk(tmp_path)
                 proxy.command.send(signal.SIGKILL)
                 await asyncio.gather(*clients)
