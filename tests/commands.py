@@ -19,22 +19,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tests import warm
 from tests.harness import KEPT_SETTINGS, PATIENCE_S, Connection
 
 _ROOT = Path(__file__).parent.parent
 _REPRISE = (sys.executable, "-m", "proxy")
 _CONTROL_SEQUENCE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-
-# Root can read and write everything because of two capabilities; a program that root starts without them can't.
-_AS_AN_ORDINARY_USER = """
-import ctypes, os, sys
-if os.geteuid() == 0:
-    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        if ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-            sys.exit("the capabilities of root can't be dropped here")
-os.execv(sys.executable, [sys.executable, "-m", "proxy", *sys.argv[1:]])
-"""
 
 
 class Ended(NamedTuple):
@@ -54,17 +44,14 @@ def reprise(*arguments: object, at: Path, stdin: bytes = b"", **settings: object
 
     It has the rights of an ordinary user, who can't read what is not readable.
     """
-    command = [sys.executable, "-c", _AS_AN_ORDINARY_USER, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=at, env=environment(**settings), input=stdin, capture_output=True, check=False, timeout=60
-    )
-    return _ended(done.returncode, done.stdout, done.stderr)
+    return _ended(*warm.run([*map(str, arguments)], at, environment(**settings), stdin))
 
 
 def bytes_of(*arguments: object, at: Path) -> bytes:
     """What a command that ends well writes to stdout, byte for byte."""
-    command = [*_REPRISE, *map(str, arguments)]
-    return subprocess.run(command, cwd=at, env=environment(), capture_output=True, check=True, timeout=60).stdout
+    code, out, err = warm.run([*map(str, arguments)], at, environment(), b"")
+    assert code == 0, err
+    return out
 
 
 def on_terminal(

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from hashlib import shake_128
@@ -16,8 +15,9 @@ from typing import Self
 
 import orjson
 
-from tests.commands import _AS_AN_ORDINARY_USER, Running, connect, environment
+from tests.commands import Running, connect, environment
 from tests.harness import CHAT, DONE, LAST_CHUNK, PATIENCE_S, chunk, event, plain, request_bytes, sse_head
+from tests.warm import AS_AN_ORDINARY_USER
 
 EXPORT = "export OPENAI_BASE_URL="
 _SIZES = (1_000, 5_000, 30_000, 200_000, 1_000_000)
@@ -147,7 +147,8 @@ async def serving(oracle: Oracle, at: Path, **settings: object) -> AsyncIterator
     """A proxy process with the rights of an ordinary user; its store is the directory `store` there."""
     given = {"server__port": 0, "upstream__base_url": oracle.base_url, "cache__directory": at / "store", **settings}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _AS_AN_ORDINARY_USER),
+        *AS_AN_ORDINARY_USER,
+        "proxy",
         cwd=at,
         env=environment(**given),
         stdout=asyncio.subprocess.PIPE,
@@ -169,7 +170,7 @@ def keys_on_disk(at: Path) -> set[str]:
         return {key for (key,) in connection.execute("SELECT key FROM Cache")}
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
+async def eventually(condition: Callable[[], object]) -> None:
     """Wait until another process has brought something about."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - nothing tells of it

@@ -21,6 +21,7 @@ from tests.commands import Ended, bytes_of, environment, on_terminal, reprise
 from tests.conftest import StartProxy
 from tests.exchanges import word
 from tests.harness import ANSWER, PATIENCE_S, ScriptedUpstream, plain
+from tests.oracle import eventually, keys_on_disk
 from tests.recordings import recording
 from tests.shelves import MIB, noise, put
 
@@ -453,6 +454,7 @@ async def test_what_is_removed_beside_a_running_proxy_is_asked_for_anew(
     assert [await word(proxy.ask()), await word(proxy.ask())] == ["MISS", "HIT"]
 
     directory = {"cache__directory": str(tmp_path / "store")}
+    await eventually(lambda: keys_on_disk(tmp_path))
     (row,) = orjson.loads((await asyncio.to_thread(cache, "ls", "--json", at=tmp_path, **directory)).out)
     removed = await asyncio.to_thread(cache, "rm", row["key"], at=tmp_path, **directory)
 
