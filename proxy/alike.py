@@ -15,9 +15,6 @@ _VARYING = re.compile(
 )
 _QUOTE, _BACKSLASH = b'"\\'
 
-# A stream has few kinds of events, and what comes in other kinds than these is read, which is all that happens to it.
-_KINDS = 4
-_ATTEMPTS = 16
 _LONGEST_BYTES = 4096
 _MOST_DIGITS = 15  # so that the number is one to every reader
 
@@ -30,47 +27,28 @@ class _Kind(NamedTuple):
     """How they go on after each part that varies, from the byte on that ends it: a quote, or what follows a number."""
 
 
-class Alike:
-    """The kinds of events that have been read."""
+def unlike(event: bytes, others: list[bytes]) -> list[bytes]:
+    """Those of the other events that may say something which this one does not, in their order.
 
-    def __init__(self) -> None:
-        self._kinds: list[_Kind] = []
-        self._attempts = _ATTEMPTS
-
-    def includes(self, event: bytes) -> bool:
-        """Whether the event says no more than one that was learned."""
-        try:
-            for start, rests in self._kinds:
-                if event.startswith(start) and _goes_on(event, len(start), rests):
-                    return True
-        except UnicodeDecodeError:
-            pass
-        return False
-
-    def learn(self, event: bytes) -> None:
-        """Take it for an example of its kind: it was readable JSON, and would change nothing if it came again.
-
-        The judge must not ask for the members that may vary.
-        """
-        if self._attempts and len(event) <= _LONGEST_BYTES and _BACKSLASH not in event:
-            self._attempts -= 1
-            if kind := _kind(event):
-                self._kinds = [kind, *self._kinds[: _KINDS - 1]]
-
-
-def _goes_on(event: bytes, at: int, rests: list[bytes]) -> bool:
-    for rest in rests:
-        end = event.find(rest[0], at)
-        if end < 0 or not event.startswith(rest, end):
-            return False
-        varied = event[at:end]
-        if rest[0] == _QUOTE:
-            if _BACKSLASH in varied or not varied.decode().isprintable():
-                return False
-        elif not varied.isdigit() or len(varied) > _MOST_DIGITS or varied.startswith(b"0"):
-            return False
-        at = end + len(rest)
-    return at == len(event)
+    The event was readable JSON and would change nothing if it came again. Whoever asks must not ask any event for the
+    members that may vary.
+    """
+    if len(event) > _LONGEST_BYTES or _BACKSLASH in event or (kind := _kind(event)) is None:
+        return others
+    start, rests = kind
+    end = rests[-1]
+    first, least = len(start), len(start) + len(end)
+    varying = [
+        other[first : -len(end)]
+        if other.startswith(start) and other.endswith(end) and len(other) >= least and _BACKSLASH not in other
+        else None
+        for other in others
+    ]
+    # All at once, since nearly always all that look like it are of its kind; or else one after the other.
+    if _vary([part for part in varying if part is not None], rests):
+        return [other for other, part in zip(others, varying, strict=True) if part is None]
+    each = zip(others, varying, strict=True)
+    return [other for other, part in each if part is None or not _vary([part], rests)]
 
 
 def _kind(event: bytes) -> _Kind | None:
@@ -85,3 +63,25 @@ def _kind(event: bytes) -> _Kind | None:
         return None
     parts = [data[end:start] for (_, end), (start, _) in pairwise([(0, 0), *places, (len(data), 0)])]
     return _Kind(b"\n".join([*others, parts[0]]), parts[1:])
+
+
+def _vary(pieces: list[bytes], rests: list[bytes]) -> bool:
+    """Whether all of these, from the first varying part to the last, are what events of a kind may hold there."""
+    *inner, last = rests
+    for rest in inner:
+        parted = [piece.partition(rest) for piece in pieces]
+        if not all(found for _, found, _ in parted) or not _may_stand([part for part, _, _ in parted], rest):
+            return False
+        pieces = [others for _, _, others in parted]
+    return _may_stand(pieces, last)
+
+
+def _may_stand(parts: list[bytes], rest: bytes) -> bool:
+    """Whether all of these may be what varies, where `rest` follows."""
+    if rest[0] != _QUOTE:
+        return all(part.isdigit() and len(part) <= _MOST_DIGITS and not part.startswith(b"0") for part in parts)
+    texts = b" ".join(parts)
+    try:
+        return _QUOTE not in texts and _BACKSLASH not in texts and texts.decode().isprintable()
+    except UnicodeDecodeError:
+        return False

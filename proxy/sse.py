@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 import orjson
 
-from proxy.alike import Alike
+from proxy.alike import unlike
 from proxy.recording import Check, Usage
 
 Reason = Literal[
@@ -33,6 +33,9 @@ _LAST_EVENTS: dict[str, Check] = {
     "response.completed": "response_completed",
     "response.incomplete": "response_incomplete",
 }
+
+# A stream has few kinds of events, and what comes in more kinds than these is read, which is all that happens to it.
+_SEARCHES = 16
 
 
 class Ending(NamedTuple):
@@ -63,15 +66,15 @@ def stream_ending(body: bytes, choices_expected: int) -> Ending:
     blocks, tail = _blocks(body)
     # Where the last block says so, no event before it has to be asked whether it is an end, only whether it is a fault.
     signs = _Signs(done=not tail and blocks[-1:] == [b"data: [DONE]"])
-    alike = Alike()
-    for block in blocks:
-        if alike.includes(block):
-            continue
+    searches = _SEARCHES
+    waiting = iter(blocks)
+    while (block := next(waiting, None)) is not None:
         fault = signs.take(block)
         if fault is not None:
             return Ending(None, fault, signs.usage)
-        if signs.may_be_repeated:
-            alike.learn(block)
+        if signs.may_be_repeated and searches:
+            searches -= 1
+            waiting = iter(unlike(block, list(waiting)))
     if not _is_idle(tail):
         return Ending(None, "not_at_event_boundary", signs.usage)
     check = signs.check(choices_expected)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.alike import Alike
+from proxy import sse
+from proxy.alike import unlike
 from proxy.sse import Ending, stream_ending
 
 DONE = b"data: [DONE]\n\n"
@@ -105,7 +106,7 @@ def some_stream(random: Random) -> bytes:
 
 def one_by_one(body: bytes, choices_expected: int = 1) -> Ending:
     """The ending that is found where each event is read."""
-    with patch.object(Alike, "includes", return_value=False):
+    with patch.object(sse, "unlike", side_effect=lambda _, others: others):
         return stream_ending(body, choices_expected)
 
 
@@ -161,34 +162,29 @@ def test_what_says_something_that_the_last_one_decides_is_always_read(one: bytes
 )
 def test_events_that_differ_in_a_text_are_alike(kind: bytes, includes: Sequence[bytes]) -> None:
     """What is not read costs little; that is what all this is for."""
-    alike = Alike()
-    assert not alike.includes(kind % b"a")
+    like = [kind % text for text in includes]
+    other = [kind % b'"', kind % b"\\", kind % b"a" + b" ", kind % b"\n"]
 
-    alike.learn(kind % b"a")
-
-    assert all(alike.includes(kind % text) for text in includes)
-    assert not any(alike.includes(kind % text + more) for text, more in [(b'"', b""), (b"\\", b""), (b"a", b" ")])
+    assert unlike(kind % b"a", [*like, *like]) == []
+    assert unlike(kind % b"a", [*other, *like, *other]) == [*other, *other]
 
 
 def test_numbers_of_events_and_what_pads_them_may_vary() -> None:
     """In the Responses API no two events are the same otherwise."""
-    alike = Alike()
+    harmless = [DELTA % (b"27", b"b"), PADDED % (b"", b"xyz"), DELTA % (b"28", b"b")]
+    numbers = [DELTA % (number, b"b") for number in (b"", b"0", b"01", b"-1", b"1" * 16, b"1.0")]
 
-    alike.learn(DELTA % (b"1", b"a"))
-    alike.learn(PADDED % (b"a", b"b"))
+    left = unlike(DELTA % (b"1", b"a"), [*harmless, *numbers])
 
-    assert alike.includes(DELTA % (b"27", b"b"))
-    assert alike.includes(PADDED % (b"", b"xyz"))
-    assert not any(alike.includes(DELTA % (number, b"b")) for number in (b"", b"0", b"01", b"-1", b"1" * 16, b"1.0"))
+    assert left == [harmless[1], *numbers]
+    assert unlike(PADDED % (b"a", b"b"), left) == numbers
 
 
-def test_no_more_than_some_kinds_are_learned() -> None:
-    """A stream in which no two events are alike is not searched for more and more kinds, and the last ones are kept."""
-    alike = Alike()
-    kinds = [b'data: {"%d":"' % number + b'","text":"%b"}' for number in range(100)]
+def test_a_stream_is_not_searched_for_more_and_more_kinds() -> None:
+    """Of events among which no two are alike each would have all that follow looked through."""
+    kinds = [b'data: {"%d":1,"text":"x"}\n\n' % number for number in range(100)]
 
-    for kind in kinds:
-        alike.learn(kind % b"a")
+    with patch.object(sse, "unlike", side_effect=lambda _, others: others) as search:
+        stream_ending(b"".join(kinds), 1)
 
-    known = [number for number, kind in enumerate(kinds) if alike.includes(kind % b"b")]
-    assert known == [12, 13, 14, 15]
+    assert search.call_count == 16
