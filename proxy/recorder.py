@@ -47,7 +47,8 @@ def is_soon_judged(frames: Sequence[bytes], size_bytes: int) -> bool:
     """Whether an answer is judged and recorded in no time that anyone would notice; `size_bytes` is to be read."""
     if size_bytes + _FRAME_BYTES * len(frames) > _SOON_JUDGED_BYTES:
         return False
-    return sum(frame.count(b"\n") + frame.count(b"\r") for frame in frames) <= _SOON_JUDGED_LINES
+    body = b"".join(frames)  # to count in each of many frames takes ten times as long
+    return body.count(b"\n") + body.count(b"\r") <= _SOON_JUDGED_LINES
 
 
 def judge(body: bytes, question: Question) -> Ending:
