@@ -31,6 +31,17 @@ class Keeper(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """Who waits for the head of an answer, as a future does: told once, of the answer or of why there is none."""
+
+    def done(self) -> bool:
+        """Whether it has been told, or waits no more."""
+        ...
+
+    def set_result(self, answer: DirectAnswer, /) -> None: ...
+    def set_exception(self, error: RepriseError, /) -> None: ...
+
+
 class Patience(NamedTuple):
     """How long an upstream may say nothing, in seconds."""
 
@@ -50,7 +61,7 @@ class DirectConnection(asyncio.Protocol):
         self._keeper = keeper
         self._transport: asyncio.Transport | None = None
         self._reader = AnswerReader()
-        self._asked: asyncio.Future[DirectAnswer] | None = None
+        self._asked: Asked | None = None
         self._answer: DirectAnswer | None = None
         self._unsent: memoryview | None = None
         self._may_write = True
@@ -65,11 +76,11 @@ class DirectConnection(asyncio.Protocol):
         """Whether a request may be sent on it, as far as is known here."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def ask(self, head: bytes, body: bytes) -> asyncio.Future[DirectAnswer]:
-        """Send a request: its answer as soon as its head has come, or a `RepriseError`."""
+    def ask(self, head: bytes, body: bytes, asked: Asked) -> None:
+        """Send a request, and tell its answer as soon as its head has come; its frames come right after that."""
         assert self._transport is not None, "ask() before dialling"  # noqa: S101 - a fault of ours
         self._reader.expect()
-        self._asked = self._loop.create_future()
+        self._asked = asked
         if len(body) <= _PIECE_BYTES:
             self._transport.write(head + body)
         else:
@@ -79,7 +90,6 @@ class DirectConnection(asyncio.Protocol):
         self._since_s = self._now()
         if self._alarm is None:
             self._alarm = self._loop.call_later(min(self._patience), self._look)
-        return self._asked
 
     def close(self) -> None:
         """End it; nobody is told of what is under way on it."""
@@ -158,7 +168,7 @@ class DirectConnection(asyncio.Protocol):
             self._unsent = rest if len(rest) else None
             self._transport.write(piece)
 
-    def _read_head(self, asked: "asyncio.Future[DirectAnswer]", data: bytes) -> None:
+    def _read_head(self, asked: Asked, data: bytes) -> None:
         reader = self._reader
         try:
             reader.read(data)
@@ -205,7 +215,7 @@ class DirectConnection(asyncio.Protocol):
         self._release()
         answer.end(broken)
 
-    def _fail(self, asked: "asyncio.Future[DirectAnswer]", error: RepriseError) -> None:
+    def _fail(self, asked: Asked, error: RepriseError) -> None:
         """There will be no answer."""
         self._hang_up()
         self._release()

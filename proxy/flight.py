@@ -14,6 +14,7 @@ from proxy.allowance import Allowance
 from proxy.errors import InternalError, RepriseError, UpstreamBroken
 from proxy.events import log
 from proxy.live import Hearing, LiveLog
+from proxy.opening import Opening
 from proxy.outlet import Listener
 from proxy.question import Question
 from proxy.recorder import Take, is_soon_judged, judge, record
@@ -48,22 +49,22 @@ class Flight:
         self, terms: Terms, upstream: Upstream, outgoing: Outgoing, question: Question | None, bypass: str
     ) -> None:
         """Send it. Without a `question` nothing of the answer is kept, and `bypass` says why."""
-        loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[Verdict] = loop.create_future()
+        self.settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         """Done when it is known whether the answer is stored; never fails."""
         self.question = question
         self.sent = outgoing.headers
-        self.attempts = 0
         self._bypass = bypass
         self._terms = terms
         self._sent_s = self._head_s = time.monotonic()
         self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
         self._answer: Answer | None = None
         self._lingering: asyncio.Task[None] | None = None
-        # A task of its own, so that the client that asked may leave before the head arrives.
-        self._opening = loop.create_task(self._open(upstream, outgoing))
-        self._head: Head | BaseException | None = None
-        self._awaiting: list[asyncio.Future[None]] = []
+        self._opening = Opening(self, upstream, outgoing)
+
+    @property
+    def attempts(self) -> int:
+        """To send it, so far."""
+        return self._opening.attempts
 
     @property
     def size_bytes(self) -> int:
@@ -91,46 +92,26 @@ class Flight:
         Raises:
             UpstreamFailed: there was none, see `Upstream.send`.
         """
-        if self._head is None:
-            # Not the task itself, which would be cancelled together with whoever waits for it.
-            waiting = asyncio.get_running_loop().create_future()
-            self._awaiting.append(waiting)
-            await waiting
-        if isinstance(self._head, Head):
-            return self._head
-        raise self._head or AssertionError("whoever waited has been told")
+        return await self._opening.head()
 
-    async def _open(self, upstream: Upstream, outgoing: Outgoing) -> None:
-        try:
-            self._answer = await upstream.send(outgoing, self._count_attempt)
-        except BaseException as fault:
-            error = fault if isinstance(fault, RepriseError) else InternalError
-            self._settle(Verdict(stored=False, not_stored_because=error.code))
-            self._log.break_off(UpstreamBroken("no head"))
-            self._tell_of_head(fault)
-            if isinstance(fault, asyncio.CancelledError):
-                raise
-            return
-        head = self._answer.head
+    # What its opening tells
+
+    def opened(self, answer: Answer) -> None:
+        self._answer = answer
         self._head_s = time.monotonic()
         if self.question is None:
             self._settle(Verdict(stored=False, not_stored_because=self._bypass))
-        elif reason := policy.refusal(head, stream=self.question.stream, limit_bytes=self._terms.limit_bytes):
+        elif reason := policy.refusal(answer.head, stream=self.question.stream, limit_bytes=self._terms.limit_bytes):
             self._give_up_recording(reason)
         if self._log.ended:  # everyone left while the head was on its way
-            self._answer.close()
+            answer.close()
         else:
-            self._log.attach(self._answer)
-        self._tell_of_head(head)
+            self._log.attach(answer)
 
-    def _tell_of_head(self, head: Head | BaseException) -> None:
-        self._head = head
-        for waiting in self._awaiting:
-            if not waiting.done():
-                waiting.set_result(None)
-
-    def _count_attempt(self) -> None:
-        self.attempts += 1
+    def not_opened(self, fault: BaseException) -> None:
+        error = fault if isinstance(fault, RepriseError) else InternalError
+        self._settle(Verdict(stored=False, not_stored_because=error.code))
+        self._log.break_off(UpstreamBroken("no head"))
 
     def _give_up_recording(self, reason: str) -> None:
         """Those who listen hear it to its end; nobody joins any more, and nothing is kept."""
@@ -243,7 +224,6 @@ class Flight:
     def abandon(self, why: str = "client_disconnected") -> None:
         """Cancel the upstream request: nobody wants its answer."""
         abandoned = UpstreamBroken("abandoned")
-        self._opening.cancel()
         self._settle(Verdict(stored=False, not_stored_because=why))
         self._log.break_off(abandoned)
-        self._tell_of_head(self._head or abandoned)  # the task may not have begun, and would tell nobody
+        self._opening.abandon(abandoned)

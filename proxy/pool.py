@@ -9,7 +9,7 @@ from collections.abc import Callable
 from proxy import faults
 from proxy.answer import DirectAnswer
 from proxy.dialling import Dialler
-from proxy.direct import DirectConnection, Patience
+from proxy.direct import Asked, DirectConnection, Patience
 from proxy.errors import RepriseError
 
 IDLE_S = 15.0  # less than any server keeps an idle connection, so that we seldom send into one that is closing
@@ -39,12 +39,8 @@ class Pool:
         if not connection.is_open:  # uvloop reads before whoever dialled has had a turn: it has spoken first, or left
             self._has_ended()
             raise faults.no_connection(faults.REFUSED, ConnectionResetError())
-        self._busy.add(connection)
-        try:
-            asked = connection.ask(head, body)
-        except BaseException:
-            connection.close()
-            raise
+        asked: asyncio.Future[DirectAnswer] = self._loop.create_future()
+        self._ask(connection, head, body, asked)
         try:
             return await asked
         except RepriseError:
@@ -52,6 +48,13 @@ class Pool:
         except BaseException:
             _leave(connection, asked)
             raise
+
+    def send_at_once(self, head: bytes, body: bytes, asked: Asked) -> DirectConnection | None:
+        """Send a request if a connection is idle; to close that connection is to leave before the head has come."""
+        connection = self._take()
+        if connection is not None:
+            self._ask(connection, head, body, asked)
+        return connection
 
     def close(self) -> None:
         """Close all of them."""
@@ -80,6 +83,14 @@ class Pool:
                 return connection
             connection.close()
         return None
+
+    def _ask(self, connection: DirectConnection, head: bytes, body: bytes, asked: Asked) -> None:
+        self._busy.add(connection)
+        try:
+            connection.ask(head, body, asked)
+        except BaseException:
+            connection.close()
+            raise
 
     async def _dial(self) -> DirectConnection:
         try:

@@ -19,7 +19,7 @@ from proxy import faults, headers, retry
 from proxy.answer import DirectAnswer
 from proxy.config import UpstreamSettings
 from proxy.dialling import Dialler, trust
-from proxy.direct import Patience
+from proxy.direct import Asked, DirectConnection, Patience
 from proxy.extent import framing
 from proxy.pool import IDLE_S, Pool
 from proxy.reading import FIELD_BYTES
@@ -137,6 +137,18 @@ class Upstream:
                 return answer
             answer.close()
             await asyncio.sleep(wait_s)
+
+    def send_at_once(self, outgoing: Outgoing, asked: Asked) -> DirectConnection | None:
+        """Send a request where that takes no waiting and is done once; None where `send` has to be called.
+
+        Who has `asked` is told within the turn in which the head comes; to close the connection before is to leave.
+        """
+        body = outgoing.body
+        if self._pool is None or self._turns is not None or self._settings.retries:
+            return None
+        if outgoing.method != "POST" or not isinstance(body, bytes):
+            return None
+        return self._pool.send_at_once(self._head(outgoing), body, asked)
 
     async def _connect_and_send(self, outgoing: Outgoing) -> Answer:
         for failures in range(1, retry.CONNECT_ATTEMPTS + 1):

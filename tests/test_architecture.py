@@ -38,7 +38,19 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "balance", "traffic", "turns", "ledger", "outlet", "live", "flight", "flights", "playback"),
+        *(
+            "background",
+            "balance",
+            "traffic",
+            "turns",
+            "ledger",
+            "outlet",
+            "live",
+            "flight",
+            "flights",
+            "opening",
+            "playback",
+        ),
         *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
         *("upstream", "faults", "resolver", "streams", "wire"),
         *(
@@ -56,7 +68,7 @@ FLOORS = {
     ],
     "journey": ["lookup", "lane", "gateway"],
     "assembly": [
-        *("app", "orders", "run", "worker", "workers", "supervisor", "demo"),
+        *("app", "orders", "run", "worker", "workers", "supervisor", "demo", "testing", "pytest_plugin"),
         *("commands", "commands.*", "cli", "__main__"),
     ],
 }

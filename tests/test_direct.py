@@ -117,9 +117,14 @@ class Line:
         self.connection = DirectConnection(Patience(LONGER, LONG), self.keeper)
         self.connection.connection_made(self.cable)
 
+    def ask(self, body: bytes = b"{}") -> asyncio.Future[DirectAnswer]:
+        asked: asyncio.Future[DirectAnswer] = asyncio.get_running_loop().create_future()
+        self.connection.ask(REQUEST, body, asked)
+        return asked
+
     async def answered(self, *reads: bytes) -> DirectAnswer:
         """The answer to a request, of which so much has come."""
-        asked = self.connection.ask(REQUEST, b"{}")
+        asked = self.ask()
         for data in reads:
             self.connection.data_received(data)
         return await asked
@@ -165,7 +170,7 @@ async def test_a_large_body_goes_out_as_it_is_taken(line: Line) -> None:
 
     line.cable = FullAtOnce()
     line.connection.connection_made(line.cable)
-    asked = line.connection.ask(REQUEST, body)
+    asked = line.ask(body)
     while line.connection._unsent is not None:
         pieces.append(len(line.cable.written))
         line.connection.resume_writing()
@@ -184,7 +189,7 @@ async def test_an_answer_before_the_end_of_its_request_is_the_last(where: str, l
     line.connection.pause_writing()
     if where == "not taken from it":
         line.cable.waiting_bytes = 1
-    asked = line.connection.ask(REQUEST, bytes(MiB) if where == "not given to the transport" else b"{}")
+    asked = line.ask(bytes(MiB) if where == "not given to the transport" else b"{}")
     sink = Heard()
 
     line.connection.data_received(plain(b"too much", status=b"413 Payload Too Large"))
@@ -308,7 +313,7 @@ async def test_one_timer_serves_many_requests(line: Line) -> None:
 
 async def test_no_head_in_time(line: Line) -> None:
     """Bytes of it are no sign of life."""
-    asked = line.connection.ask(REQUEST, b"{}")
+    asked = line.ask()
     line.wait_s(LONGER - 1)
     line.connection.data_received(b"HTTP/1.1 200 OK\r\n")
     assert not asked.done()
@@ -376,7 +381,7 @@ async def test_what_comes_unasked_ends_the_connection(extra: bytes, is_open: boo
 async def test_an_upstream_that_ends_while_it_does_not_take_the_request(line: Line) -> None:
     """A transport that closes waits for what is to be sent; nobody will take it."""
     line.cable.waiting_bytes = 1
-    asked = line.connection.ask(REQUEST, b"{}")
+    asked = line.ask()
 
     line.connection.eof_received()
     assert line.cable.end == "aborted"
