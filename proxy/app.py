@@ -5,7 +5,7 @@ The rule: whoever starts something here ends it, in the reverse order.
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from proxy.accepting import Clients, ClientSite
 from proxy.balance import Shared
 from proxy.config import ServerSettings, Settings, reloading
 from proxy.config.addresses import is_loopback
-from proxy.events import log
+from proxy.events import RequestLine, log
 from proxy.flights import Flights
 from proxy.gateway import Gateway
 from proxy.incoming import Incoming
@@ -42,12 +42,17 @@ class StartFailed(Exception):
 class App:
     """A running proxy."""
 
-    def __init__(self, settings: Settings, shared: Shared | None = None) -> None:
-        """`shared`: where it listens, with other processes that have the same store; else it does so by itself."""
+    def __init__(
+        self, settings: Settings, shared: Shared | None = None, watch: Callable[[RequestLine], None] | None = None
+    ) -> None:
+        """`shared`: where it listens, with other processes that have the same store; else it does so by itself.
+
+        `watch` is shown what the log says of each request that has ended.
+        """
         self._settings = settings
         self._shared = shared
         self._resources = AsyncExitStack()
-        self._traffic = Traffic(settings.server.max_body_size)
+        self._traffic = Traffic(settings.server.max_body_size, watch)
         self._store: TieredStore
         self._upstream: Upstream
         self._flights: Flights

@@ -1,4 +1,4 @@
-"""The log: structlog, set up once, and the one line that every request gets when it has ended.
+"""The log: structlog, set up for the proxy alone, and the one line that every request gets when it has ended.
 
 The rule: facts and figures only. No credential, no prompt, no answer.
 """
@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import structlog
 
@@ -31,9 +31,19 @@ Level = Literal["debug", "info", "warning", "error"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-_log_in_force = log
-"""The same as the last `configure` made it: `log` makes a logger for each event, which takes longer than the line."""
+_log_in_force: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+"""As the last `configure` made it. Not by structlog's own settings: a program that has the proxy within it may have set
+those up for itself."""
+
+
+class _Log:
+    """Whatever is in force when something is said."""
+
+    def __getattr__(self, level: str) -> Any:  # noqa: ANN401 - a method of structlog's
+        return getattr(_log_in_force, level)
+
+
+log = cast("structlog.typing.FilteringBoundLogger", _Log())
 
 
 @dataclass(slots=True)
@@ -118,7 +128,8 @@ def configure(form: Format, level: Level, stream: LogStream | None = None, worke
         if human
         else [_timed, structlog.processors.format_exc_info, _as_json]
     )
-    structlog.configure(
+    _log_in_force = structlog.wrap_logger(
+        _Lines(stream),
         processors=[
             _with_facts,
             *([] if worker is None else [_Numbered(worker)]),
@@ -126,9 +137,7 @@ def configure(form: Format, level: Level, stream: LogStream | None = None, worke
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _Lines(stream),
-    )
-    _log_in_force = log.bind()
+    ).bind()
 
 
 def _with_facts(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

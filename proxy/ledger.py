@@ -8,6 +8,7 @@ The rule: in their order, and before the next turn.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from proxy.events import RequestLine
 from proxy.recording import Head
@@ -16,7 +17,9 @@ from proxy.recording import Head
 class Ledger:
     """Lines that are still to be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[RequestLine], None] | None = None) -> None:
+        """`watch` is shown each line that has been written."""
+        self._watch = watch
         self._waiting: deque[tuple[RequestLine, Head | None]] = deque()
 
     def enter(self, line: RequestLine, head: Head | None) -> None:
@@ -32,6 +35,8 @@ class Ledger:
                 if head is not None:
                     line.read_head(head)
                 line.write()
+                if self._watch is not None:
+                    self._watch(line)
         finally:
             if self._waiting:  # one that can't be written takes no other with it
                 asyncio.get_running_loop().call_soon(self._write)

@@ -4,8 +4,10 @@ The rule: what has been let in is answered or broken off, and counted until then
 """
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.allowance import Allowance
+from proxy.events import RequestLine
 from proxy.ledger import Ledger
 
 # Of the bodies of requests on cached routes, each of which counts until its answer is out or its client has left. Four
@@ -16,9 +18,10 @@ _BODIES_BYTES = 256 * 1024 * 1024
 class Traffic:
     """What goes on at the moment."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, watch: Callable[[RequestLine], None] | None = None) -> None:
+        """`watch` is shown the line of each request that has ended."""
         self.bodies = Allowance(0)
-        self.ledger = Ledger()
+        self.ledger = Ledger(watch)
         """Of those that have been answered."""
         self.adjust(max_body_bytes)
         self.draining = False

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 
 import orjson
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,12 +23,6 @@ ESCAPE = "\x1b"
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _configured_anew() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def a_line(**facts: Any) -> RequestLine:
