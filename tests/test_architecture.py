@@ -33,6 +33,7 @@ FLOORS = {
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
         *("answer", "extent", "limits", "reading"),
+        *("cassette.document", "cassette.names", "cassette.shapes", "cassette.scrubbing"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],
@@ -64,6 +65,7 @@ FLOORS = {
             "store.writing",
         ),
         *("dialling", "direct", "pool"),
+        *("cassette", "cassette.directory", "cassette.archive", "cassette.layer", "cassette.copying"),
         *STORE_ON_DISK,
     ],
     "journey": ["lookup", "lane", "gateway"],

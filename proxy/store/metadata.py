@@ -81,6 +81,15 @@ class Metadata:
         facts = _loaded(data)
         if not isinstance(facts, dict):
             raise Damaged("its metadata is no object")
+        return cls.of(facts, key)
+
+    @classmethod
+    def of(cls, facts: dict[str, Any], key: str) -> Self:
+        """The same of facts that were written in another way.
+
+        Raises:
+            Damaged: they are those of another key.
+        """
         if facts.get("key") != key or not _KEY.fullmatch(key):
             raise Damaged("it is the entry of another key")
         return cls(facts)
