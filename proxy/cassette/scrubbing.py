@@ -1,0 +1,227 @@
+"""Secrets taken out of a recording before it goes into a file that others will read.
+
+What is found is hidden in place: a letter becomes `x`, a digit `0`, and the rest stays. So the body remains as long as
+it was, and with it the length of each frame; it remains valid JSON, and a text with a form (an address, a token) keeps
+that form for whoever parses it. A text that is streamed is looked at as a whole, over its events, since it is rarely
+that a secret comes in one piece.
+
+The rule: nothing but secrets changes, and no report says what they were. The key stays that of the request as it was
+asked, so that this is still answered; it can't be made again from what is left of the request.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from proxy.cassette.shapes import SECRET, shapes
+from proxy.recording import Head, Recording
+from proxy.sse import read_json
+
+BODY = "body"
+"""Where a finding is that is in the answer."""
+
+_STRING = re.compile(rb'"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"')
+_LINE = re.compile(rb"[^\r\n]+")
+_DATA = b"data:"
+_UNIT = re.compile(r"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_ESCAPE_LENGTH = 6  # of \u0041
+_NUMBERS = ("index", "output_index", "content_index", "item_id")  # which of several texts that are streamed at a time
+_NAME = ()
+
+_Found = Counter[tuple[str, str]]
+_Place = tuple[object, ...]
+"""Names and positions as in a JSON pointer; tuples among them are what else tells texts apart, and the last of them
+`_NAME` for the name of a member itself."""
+
+
+class Finding(NamedTuple):
+    """Secrets of one kind at one place."""
+
+    key: str
+    where: str
+    """A JSON pointer into `KEY.json`, or `body`."""
+    kind: str
+    times: int
+
+
+class Scrubbed(NamedTuple):
+    """A recording without its secrets."""
+
+    recording: Recording
+    findings: list[Finding]
+
+    @property
+    def is_asked_otherwise(self) -> bool:
+        """Whether the request is not any more what the key was made of."""
+        return any(finding.where.startswith("/request/") for finding in self.findings)
+
+
+class _Piece(NamedTuple):
+    """Some of the bytes of a text, as JSON spells them."""
+
+    start: int
+    raw: bytes
+
+
+class Scrubber:
+    """Finds secrets by their shapes, and hides them."""
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        """`more`: regular expressions of the user's."""
+        self._shapes = shapes(more)
+
+    def scrub(self, recording: Recording) -> Scrubbed:
+        """A recording as it may be shown. For a thread: of a long one every event is looked at."""
+        found: _Found = Counter()
+        request, head = recording.request, recording.head
+        scrubbed = replace(
+            recording,
+            request=replace(
+                request,
+                path=self._text(request.path, "/request/path", found),
+                vary=tuple((name, self._text(value, "/request/vary", found)) for name, value in request.vary),
+                namespace=self._text(request.namespace, "/request/namespace", found),
+                body=self._json(request.body, "/request/body", found),
+            ),
+            head=Head(
+                head.status,
+                self._text(head.reason, "/response/reason", found),
+                tuple((name, self._field(value, found)) for name, value in head.headers),
+            ),
+            body=self._answer(recording.body, found),
+            model=recording.model and self._text(recording.model, "/model", found),
+        )
+        return Scrubbed(scrubbed, [Finding(recording.key, *place, times) for place, times in sorted(found.items())])
+
+    def _text(self, text: str, where: str, found: _Found) -> str:
+        hidden = self._hidden(text, where, found)
+        return "".join(map(_hide, text, hidden)) if hidden else text
+
+    def _field(self, value: bytes, found: _Found) -> bytes:
+        return self._text(value.decode("latin-1"), "/response/headers", found).encode("latin-1")
+
+    def _json(self, body: bytes, where: str, found: _Found) -> bytes:
+        """A JSON document; each finding under the pointer to its string, or to its member."""
+        scrubbed = bytearray(body)
+        for place, piece in _strings(body):
+            pointer = "".join(f"/{self._token(token)}" for token in place if not isinstance(token, tuple))
+            self._passage(scrubbed, [piece], where + pointer, found)
+        return bytes(scrubbed)
+
+    def _token(self, token: object) -> str:
+        return self._text(str(token), "", Counter()).replace("~", "~0").replace("/", "~1")
+
+    def _answer(self, body: bytes, found: _Found) -> bytes:
+        scrubbed = bytearray(body)
+        for passage in _passages(body):
+            self._passage(scrubbed, passage, BODY, found)
+        return bytes(scrubbed)
+
+    def _passage(self, scrubbed: bytearray, pieces: list[_Piece], where: str, found: _Found) -> None:
+        texts = [_spelled_out(piece.raw) for piece in pieces]
+        hidden = self._hidden("".join(texts), where, found)
+        if hidden is None:
+            return
+        start = 0
+        for piece, text in zip(pieces, texts, strict=True):
+            marks = hidden[start : start + len(text)]
+            if any(marks):
+                scrubbed[piece.start : piece.start + len(piece.raw)] = _masked(piece.raw, marks)
+            start += len(text)
+
+    def _hidden(self, text: str, where: str, found: _Found) -> bytearray | None:
+        """For each character whether it is to be hidden; None if that is true of none."""
+        hidden = bytearray(len(text))
+        for kind, pattern in self._shapes:
+            for match in pattern.finditer(text):
+                start, end = match.span(SECRET if SECRET in pattern.groupindex else 0)
+                # What was hidden before, by another shape or another export, is no secret.
+                if not all(hidden[start:end]) and any(_hide(char) != char for char in text[start:end]):
+                    hidden[start:end] = b"\1" * (end - start)
+                    found[where, kind] += 1
+        return hidden if any(hidden) else None
+
+
+def _passages(body: bytes) -> Iterator[list[_Piece]]:
+    """The texts of an answer, JSON or an event stream, in any order."""
+    if body.lstrip().startswith((b"{", b"[")):
+        yield from ([piece] for _, piece in _strings(body))
+        return
+    streamed: dict[_Place, list[_Piece]] = {}
+    for line in _LINE.finditer(body):
+        start = line.start() + len(_DATA) * line[0].startswith(_DATA)
+        for place, (at, raw) in _strings(line[0].removeprefix(_DATA)):
+            piece = _Piece(start + at, raw)
+            if _is_streamed(place):
+                streamed.setdefault(place, []).append(piece)
+            else:
+                yield [piece]
+    yield from streamed.values()
+
+
+def _is_streamed(place: _Place) -> bool:
+    return ("delta" in place or place[-1:] == ("text",)) and place[-1] != _NAME
+
+
+def _strings(text: bytes) -> Iterator[tuple[_Place, _Piece]]:
+    """The strings of a JSON document, names of members too, and their places; of anything else all of it."""
+    try:
+        places = list(_places(read_json(text), ()))
+    except (ValueError, RecursionError):
+        yield (), _Piece(0, text)
+        return
+    strings = [_Piece(match.start(1), match[1]) for match in _STRING.finditer(text)]
+    if len(places) == len(strings):
+        yield from zip(places, strings, strict=True)
+    else:  # a name that is there twice was read once
+        yield from (((), piece) for piece in strings)
+
+
+def _places(value: Any, place: _Place) -> Iterator[_Place]:  # noqa: ANN401 - it is JSON: anything can be anywhere
+    """The place of each string, in the order in which they stand in the document."""
+    if isinstance(value, str):
+        yield place
+    elif isinstance(value, dict):
+        numbers = tuple((name, value[name]) for name in _NUMBERS if isinstance(value.get(name), int | str))
+        for name, inner in value.items():
+            yield (*place, numbers, name, _NAME)
+            yield from _places(inner, (*place, numbers, name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _places(inner, (*place, number))
+
+
+def _spelled_out(raw: bytes) -> str:
+    """The text of which these bytes are the JSON; a character each `_UNIT`."""
+    text = raw.decode(errors="surrogateescape")
+    return _UNIT.sub(lambda unit: _character(unit[0]), text) if "\\" in text else text
+
+
+def _character(unit: str) -> str:
+    if len(unit) == 1:
+        return unit
+    return chr(int(unit.removeprefix("\\u"), 16)) if len(unit) == _ESCAPE_LENGTH else _ESCAPED.get(unit[1], unit[1])
+
+
+def _masked(raw: bytes, marks: bytearray) -> bytes:
+    """The same number of bytes, without what is marked."""
+    units = _UNIT.findall(raw.decode(errors="surrogateescape"))
+    masked = "".join(_hide_unit(unit) if mark else unit for unit, mark in zip(units, marks, strict=True))
+    return masked.encode(errors="surrogateescape")
+
+
+def _hide_unit(unit: str) -> str:
+    char = _character(unit)
+    other = _hide(char)
+    if other == char:
+        return unit
+    return f"\\u{ord(other):04x}" if len(unit) == _ESCAPE_LENGTH else other * len(unit.encode(errors="surrogateescape"))
+
+
+def _hide(char: str, mark: int = 1) -> str:
+    if not mark or not char.isalnum():
+        return char
+    return "0" if char.isdigit() else "x"

@@ -1,0 +1,258 @@
+"""What goes into a cassette holds no secrets, and is in all else what was recorded."""
+
+from array import array
+from dataclasses import replace
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.cassette.scrubbing import Scrubber
+from proxy.recording import Head, Recording
+from tests.recordings import recording, recordings
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1c7+9z5Pad7OejecsQ0buvJGHPn\n-----END RSA PRIVATE KEY-----"
+SECRETS = [
+    ("api_key", "sk-1234567890abcdefABCDEF1234567890abcdefABCDEF12"),
+    ("api_key", "sk-proj-abc_DEF-123456789012345678901234567890"),
+    ("api_key", "sk-ant-api03-abcdefghijklmnopqrstuvwxyz0123456789-AA"),
+    ("api_key", "sk-or-v1-0123456789abcdef0123456789abcdef"),
+    ("api_key", "gsk_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ"),
+    ("api_key", "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"),
+    ("api_key", "ghp_0123456789abcdefABCDEF0123456789abcd"),
+    ("api_key", "github_pat_11ABCDEFG0123456789_abcdefghijklmnop"),
+    ("api_key", "AIzaSyA0123456789abcdefghijklmnopqrstuv"),
+    ("api_key", "AKIAIOSFODNN7EXAMPLE"),
+    ("api_key", "xoxb-123456789012-abcdefghijkl"),
+    ("api_key", "sk_live_0123456789abcdefABCDEF01"),
+    ("jwt", JWT),
+    ("private_key", PEM),
+    ("private_key", "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA1c7+9z5Pad7OejecsQ0buvJGHPn"),
+    ("email", "maria.lopez+test@mail.acme.co.uk"),
+]
+BEARER = "Authorization: Bearer 0123456789abcdef-ABCDEF"
+NO_SECRETS = [
+    "the risk-assessment-for-everyone-at-home",
+    "a bearer of responsibilities",
+    "someone@example.com, a@b.example.org, test@localhost.localhost, x@y.test",
+    "react@18.2.0 and @decorated and a @ b.com",
+    "sk-short",
+    "eyJust.a.word",
+    "-----BEGIN PUBLIC KEY-----\nMIIEowIBAAKCAQEA\n-----END PUBLIC KEY-----",
+]
+
+
+def asking(text: str) -> Recording:
+    body = orjson.dumps({"messages": [{"content": text, "role": "user"}], "model": "m"}, option=orjson.OPT_SORT_KEYS)
+    one = recording("asked")
+    return replace(one, request=replace(one.request, body=body))
+
+
+def answering(*frames: bytes) -> Recording:
+    return recording("answered", frames)
+
+
+def content(text: str, index: int = 0) -> bytes:
+    choice = {"index": index, "delta": {"content": text}}
+    return b"data: " + orjson.dumps({"id": "c-1", "choices": [choice]}) + b"\n\n"
+
+
+def contents(body: bytes, index: int = 0) -> str:
+    events = [orjson.loads(line.removeprefix(b"data: ")) for line in body.splitlines() if line.startswith(b"data: {")]
+    choices = [choice for event in events for choice in event["choices"] if choice["index"] == index]
+    return "".join(choice["delta"]["content"] for choice in choices)
+
+
+@pytest.mark.parametrize(("kind", "secret"), SECRETS)
+def test_a_secret_in_a_request_is_hidden_and_named_by_its_place(kind: str, secret: str) -> None:
+    """Letters become x, digits 0; the key stays, since it is what was asked that is answered."""
+    one = asking(f"Mine is:\n{secret}. Say nothing!")
+
+    scrubbed = Scrubber().scrub(one)
+
+    said = orjson.loads(scrubbed.recording.request.body)["messages"][0]["content"]
+    assert said.startswith("Mine is:\n")
+    assert len(said) == len(f"Mine is:\n{secret}. Say nothing!")
+    assert not set(said.removeprefix("Mine is:\n").partition(". Say")[0]) & set("abcdefABCDEF123456789")
+    assert scrubbed.findings == [(one.key, "/request/body/messages/0/content", kind, 1)]
+    assert scrubbed.recording.key == one.key
+    assert scrubbed.is_asked_otherwise
+
+
+def test_of_a_header_only_the_token_is_hidden() -> None:
+    """What it is a token of is no secret."""
+    scrubbed = Scrubber().scrub(asking(BEARER))
+
+    assert b'"Authorization: Bearer 0000000000xxxxxx-xxxxxx"' in scrubbed.recording.request.body
+    assert [finding.kind for finding in scrubbed.findings] == ["bearer_token"]
+
+
+@pytest.mark.parametrize("text", NO_SECRETS)
+def test_what_only_looks_like_a_secret_stays(text: str) -> None:
+    """Words, versions, addresses that are nobody's, and keys that are meant to be public."""
+    one = asking(text)
+
+    assert Scrubber().scrub(one) == (one, [])
+
+
+def test_a_secret_in_the_name_of_a_member_is_not_in_the_report() -> None:
+    """Nor anywhere else."""
+    one = replace(recording(), request=replace(recording().request, body=b'{"a":{"m@acme.com":{"b/c":"n@acme.com"}}}'))
+
+    scrubbed = Scrubber().scrub(one)
+
+    assert scrubbed.recording.request.body == b'{"a":{"x@xxxx.xxx":{"b/c":"x@xxxx.xxx"}}}'
+    assert [finding[1:] for finding in scrubbed.findings] == [
+        ("/request/body/a/x@xxxx.xxx", "email", 1),
+        ("/request/body/a/x@xxxx.xxx/b~1c", "email", 1),
+    ]
+
+
+def test_whatever_else_of_a_recording_is_shown_is_looked_at() -> None:
+    """Names of sets, header fields, models."""
+    secret = "sk-1234567890abcdefABCDEF"
+    one = recording()
+    one = replace(
+        one,
+        request=replace(one.request, path=f"/v1/{secret}", namespace="ann@acme.com", vary=(("x-team", secret),)),
+        head=Head(200, secret, ((b"x-request-id", secret.encode()),)),
+        model=f"ft:{secret}",
+    )
+
+    scrubbed = Scrubber().scrub(one)
+
+    assert secret not in repr(scrubbed)
+    assert {finding.where for finding in scrubbed.findings} == {
+        *("/request/path", "/request/namespace", "/request/vary", "/response/reason", "/response/headers", "/model"),
+    }
+
+
+# Answers
+
+
+def test_a_plain_answer_keeps_its_bytes_around_a_secret() -> None:
+    """Its white space and its escapes, and its length."""
+    secret = b"ann@acme.com"
+    body = b'{ "choices": [ {"message" : {"content":"\\u00fc \\/ \\nann\\u0040acme.com, %b"}} ], "n":1e2 }' % secret
+    one = replace(answering(body), stream=False, check="json")
+
+    scrubbed = Scrubber().scrub(one)
+
+    hidden = body.replace(secret, b"xxx@xxxx.xxx").replace(b"ann\\u0040acme", b"xxx\\u0040xxxx")
+    assert scrubbed.recording.body == hidden.replace(b"\\u0040xxxx.com", b"\\u0040xxxx.xxx")
+    assert scrubbed.findings == [(one.key, "body", "email", 2)]
+    assert not scrubbed.is_asked_otherwise
+
+
+def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:
+    """However it is spelled."""
+    body = rb'{"a":"\u0061nn4\u0031@acme.com"}'
+
+    scrubbed = Scrubber().scrub(replace(answering(body), stream=False))
+
+    assert scrubbed.recording.body == rb'{"a":"\u0078xx0\u0030@xxxx.xxx"}'
+
+
+@pytest.mark.parametrize("cuts", [(3,), (1, 2, 3, 4), (7, 8), tuple(range(1, 25))])
+def test_a_secret_that_is_streamed_in_pieces_is_hidden_in_each(cuts: tuple[int, ...]) -> None:
+    """As answers mostly come; frames keep their lengths, and another choice in between its own text."""
+    text = "Ask ann@acme.com, please."
+    starts = (0, *cuts)
+    pieces = [text[start:end] for start, end in zip(starts, (*cuts, None), strict=True)]
+    frames = [frame for piece in pieces for frame in (content(piece), content("no@", 1))] + [b"data: [DONE]\n\n"]
+    one = answering(*frames)
+
+    scrubbed = Scrubber().scrub(one)
+
+    assert contents(scrubbed.recording.body) == "Ask xxx@xxxx.xxx, please."
+    assert contents(scrubbed.recording.body, 1) == "no@" * len(pieces)
+    assert scrubbed.findings == [(one.key, "body", "email", 1)]
+    assert scrubbed.recording.timeline == one.timeline
+    assert len(scrubbed.recording.body) == len(one.body)
+
+
+def test_the_stream_of_a_response_is_scrubbed_too() -> None:
+    """The pieces, and the whole text that follows them."""
+    deltas = [{"type": "response.output_text.delta", "item_id": "i", "delta": part} for part in ("ann@ac", "me.com")]
+    events = [*deltas, {"type": "response.output_text.done", "item_id": "i", "text": "ann@acme.com"}]
+    one = answering(*(b"event: x\ndata: " + orjson.dumps(event) + b"\n\n" for event in events))
+
+    scrubbed = Scrubber().scrub(one)
+
+    assert b'"xxx@xx"' in scrubbed.recording.body
+    assert b'"xx.xxx"' in scrubbed.recording.body
+    assert b'"xxx@xxxx.xxx"' in scrubbed.recording.body
+
+
+def test_what_is_no_json_is_looked_at_as_text() -> None:
+    """Comments of a stream, for example."""
+    one = answering(b": for ann@acme.com\n\n", b"data: [DONE]\n\n")
+
+    assert Scrubber().scrub(one).recording.body == b": for xxx@xxxx.xxx\n\ndata: [DONE]\n\n"
+
+
+def test_half_an_emoji_keeps_no_secret_from_being_found() -> None:
+    """Some servers cut texts by UTF-16 units."""
+    frames = [content("ann@ac"), rb'data: {"choices":[{"index":0,"delta":{"content":"me.com \ud83d"}}]}' + b"\n\n"]
+
+    assert b"acme" not in (scrubbed := Scrubber().scrub(answering(*frames))).recording.body
+    assert rb"xx.xxx \ud83d" in scrubbed.recording.body
+
+
+# More shapes
+
+
+def test_the_users_own_shapes_are_hidden_too() -> None:
+    """All that matches, or the group that is called secret."""
+    one = asking("Customer 4711-0815 of Müller, code: open sesame!")
+
+    scrubbed = Scrubber([r"[0-9]{4}-[0-9]{4}", "Müller", "code: (?P<secret>[a-z ]+)", "x*"]).scrub(one)
+
+    said = orjson.loads(scrubbed.recording.request.body)["messages"][0]["content"]
+    assert said == "Customer 0000-0000 of xxxxxxx, code: xxxx xxxxxx!"
+    assert scrubbed.findings == [(one.key, "/request/body/messages/0/content", "custom", 3)]
+
+
+# Whatever comes
+
+
+@settings(deadline=None)
+@given(one=recordings())
+def test_anything_can_be_scrubbed_and_keeps_its_measures(one: Recording) -> None:
+    """As long as it was, in the same frames; and what was scrubbed once has nothing more to scrub."""
+    once = Scrubber().scrub(one).recording
+
+    assert len(once.body) == len(one.body)
+    assert (once.key, once.timeline, once.usage) == (one.key, one.timeline, one.usage)
+    assert Scrubber().scrub(once) == (once, [])
+
+
+@settings(deadline=None)
+@given(before=st.text(max_size=20), after=st.text(max_size=20), secret=st.sampled_from([s for _, s in SECRETS]))
+def test_no_secret_is_left_between_any_texts(before: str, after: str, secret: str) -> None:
+    """Where it is a word of its own, in a request as in an answer; the rest is as it was."""
+    text = f"{before} {secret} {after}"
+    asked = asking(text)
+    one = replace(asked, body=asked.request.body, stream=False, timeline=replace(asked.timeline, lengths=array("I")))
+
+    scrubbed = Scrubber().scrub(one).recording
+
+    assert secret not in orjson.loads(scrubbed.request.body)["messages"][0]["content"]
+    assert scrubbed.body == scrubbed.request.body
+    assert len(scrubbed.body) == len(one.body)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        *("-----BEGIN PRIVATE KEY-----" * 20_000, "a." * 100_000 + "@", "sk-" * 100_000, "eyJ" * 100_000),
+        *("bearer " * 50_000, "bearer " + " " * 200_000, "a@" + "a." * 100_000, "a@example." * 30_000),
+        *("SG." * 100_000, "A" * 500_000),
+    ],
+    ids=lambda hostile: hostile[:10],
+)
+def test_no_text_takes_long(hostile: str) -> None:
+    """An answer may hold what somebody has made up for it; the time of a test is the bound."""
+    Scrubber().scrub(asking(hostile))
