@@ -17,7 +17,11 @@ from yarl import URL
 from proxy import events
 from proxy.accepting import Clients, ClientSite
 from proxy.balance import Shared
-from proxy.config import ServerSettings, Settings, reloading
+from proxy.cassette import CassetteError, make_directory
+from proxy.cassette.copying import CassetteCopies
+from proxy.cassette.layer import CassetteLayer
+from proxy.cassette.scrubbing import Scrubber
+from proxy.config import CacheSettings, ServerSettings, Settings, reloading
 from proxy.config.addresses import is_loopback
 from proxy.events import RequestLine, log
 from proxy.flights import Flights
@@ -78,7 +82,8 @@ class App:
         """Open the store and listen.
 
         Raises:
-            StartFailed: the address can't be had, or aiohttp lacks the parser that holds off request smuggling.
+            StartFailed: the address can't be had, `cache.cassette` or `cache.record_to` can't be used, or aiohttp lacks
+                the parser that holds off request smuggling.
             UnusableDirectory: there can be no store at `cache.directory`.
         """
         if HttpRequestParser is HttpRequestParserPy:
@@ -134,11 +139,14 @@ class App:
 
     async def _build(self, resources: AsyncExitStack) -> None:
         cache = self._settings.cache
+        beneath, copies = await asyncio.to_thread(_cassettes, cache)
         self._store = await TieredStore.open(
             cache.directory,
             size_limit_bytes=cache.size_limit,
             memory_limit_bytes=cache.memory_limit,
             shared=self._shared is not None,
+            beneath=beneath,
+            copies=copies,
         )
         resources.push_async_callback(self._store.close)
         self._upstream = await resources.enter_async_context(Upstream(self._settings.upstream))
@@ -178,6 +186,23 @@ class App:
         except OSError as error:
             raise no_place_at(server, error) from error
         refuse_to_ask_itself(self._settings, self.base_url)
+
+
+def _cassettes(cache: CacheSettings) -> tuple[CassetteLayer | None, CassetteCopies | None]:
+    """The one that is played and the one that is recorded to, which may be the same; that is made if it is not there.
+
+    Raises:
+        StartFailed: one of them can't be used.
+    """
+    key = "cache.record_to"
+    try:
+        if cache.record_to is not None:
+            make_directory(cache.record_to)
+        key = "cache.cassette"
+        beneath = None if cache.cassette is None else CassetteLayer.read(cache.cassette)
+    except CassetteError as error:
+        raise StartFailed(f"{key}: {error}") from error
+    return beneath, None if cache.record_to is None else CassetteCopies(cache.record_to, Scrubber(cache.scrub))
 
 
 def base_url_of(address: Sequence[Any]) -> str:

@@ -30,7 +30,12 @@ def test_config_yaml_shows_every_key_at_its_default_and_says_what_it_does() -> N
 
     assert load(CONFIG_YAML, {}, {}) == Settings()
     assert [f"{section}.{key}" for section, keys in sections.items() for key in keys] == list(KEYS)
-    assert {key for keys in sections.values() for key in keys if keys[key] is None} == {"name", "api_key"}
+    assert {key for keys in sections.values() for key in keys if keys[key] is None} == {
+        "name",
+        "api_key",
+        "cassette",
+        "record_to",
+    }
     assert all(re.search(r" # \S", line) for line in text.splitlines() if line.startswith("  "))
 
 

@@ -21,6 +21,16 @@ from proxy.run import run, serve
 from proxy.store.directory import UnusableDirectory
 from proxy.supervisor import Supervisor, workers_wanted
 
+_SETTINGS = {
+    "host": "server.host",
+    "port": "server.port",
+    "upstream": "upstream.base_url",
+    "mode": "cache.mode",
+    "cassette": "cache.cassette",
+    "record_to": "cache.record_to",
+}
+"""What the options are called among the settings."""
+
 
 @click.command("serve")
 @config_option
@@ -28,9 +38,11 @@ from proxy.supervisor import Supervisor, workers_wanted
 @click.option("--port", metavar="P", help="0 picks a free one.")
 @click.option("--upstream", metavar="URL", help="The API that is asked on a miss, such as https://api.openai.com/v1.")
 @click.option("--mode", metavar="MODE", help="cache, record, replay or passthrough.")
-def command(config: Path | None, host: str | None, port: str | None, upstream: str | None, mode: str | None) -> int:
+@click.option("--cassette", metavar="FILE", help="Recordings that answer what the store does not have, at any age.")
+@click.option("--record-to", metavar="DIR", help="A cassette to which new recordings are written as well.")
+def command(config: Path | None, **options: str | None) -> int:
     """Run the proxy."""
-    given = {"server.host": host, "server.port": port, "upstream.base_url": upstream, "cache.mode": mode}
+    given = {key: options[name] for name, key in _SETTINGS.items()}
     settings = settings_in_force(config, given)
     announce, read_anew = partial(_announce, settings), Reader(config, given, os.environ).read
     count = workers_wanted(settings.server)

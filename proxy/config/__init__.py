@@ -20,6 +20,8 @@ from proxy.config.values import (
     Bytes,
     Connections,
     Directory,
+    Expression,
+    FileOrDirectory,
     Listed,
     Pointer,
     Port,
@@ -136,6 +138,12 @@ class CacheSettings(_Section):
     """Request headers that are part of the key, and stored with the recording."""
     linger: Seconds = 5.0
     """How long an answer is read on, and paid for, after its last client has left; 0 cancels it at once."""
+    cassette: FileOrDirectory = None
+    """A cassette whose recordings answer what the store does not have, at any age; it is read at the start."""
+    record_to: FileOrDirectory = None
+    """A cassette's directory, to which new recordings are written as well, without the secrets in them."""
+    scrub: Listed[Expression] = ()
+    """Regular expressions of what else is a secret in a cassette; their group `secret`, if they name one."""
 
     @field_validator("max_recording_size")
     @classmethod

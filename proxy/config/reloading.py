@@ -11,7 +11,10 @@ from proxy.config import KEYS, Settings, SettingsError, load
 from proxy.config.exposure import exposed_by
 from proxy.config.sources import file_in_use
 
-_FIXED = ("server.host", "server.port", "server.workers", "server.max_connections", "cache.directory")
+_FIXED = (
+    *("server.host", "server.port", "server.workers", "server.max_connections"),
+    *("cache.directory", "cache.cassette", "cache.record_to", "cache.scrub"),
+)
 
 
 class Reader:

@@ -22,6 +22,8 @@ _FLAGS = {
     "server.port": "--port",
     "upstream.base_url": "--upstream",
     "cache.mode": "--mode",
+    "cache.cassette": "--cassette",
+    "cache.record_to": "--record-to",
 }
 _CLOSE = 0.8  # of 1; lower, and the name of the section alone makes any two of its keys look alike
 _NULL = "tag:yaml.org,2002:null"

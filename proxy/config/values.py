@@ -97,6 +97,10 @@ def _text(value: object) -> str:
     return value
 
 
+def _file_or_directory(value: object) -> Path | None:
+    return None if value is None else _directory(value)
+
+
 def _directory(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError("expected the path of a directory such as .reprise")
@@ -149,6 +153,14 @@ def _vary_header(value: object) -> str:
     return value.lower()
 
 
+def _expression(value: object) -> str:
+    try:
+        re.compile(value if isinstance(value, str) else "(")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError("expected a regular expression such as ACME-[0-9]{8}") from error
+    return str(value)
+
+
 def _items(value: object) -> object:
     if isinstance(value, str) and value.startswith("["):
         try:
@@ -181,6 +193,7 @@ Workers = Annotated[int, BeforeValidator(_whole_number(0, 256))]
 Connections = Annotated[int, BeforeValidator(_whole_number(0, 65_535))]
 Text = Annotated[str, BeforeValidator(_text)]
 Directory = Annotated[Path, BeforeValidator(_directory)]
+FileOrDirectory = Annotated[Path | None, BeforeValidator(_file_or_directory)]
 ReplayPace = Annotated[Pace, PlainValidator(_pace)]
 ApiKey = Annotated[SecretStr | None, BeforeValidator(_api_key)]
 Route = Annotated[str, BeforeValidator(_route)]
@@ -189,5 +202,7 @@ Pointer = Annotated[tuple[str, ...], BeforeValidator(_pointer)]
 """A JSON pointer (RFC 6901) as its reference tokens, unescaped."""
 VaryHeader = Annotated[str, BeforeValidator(_vary_header)]
 """The name of a request header in lower case, never one that carries a credential."""
+Expression = Annotated[str, BeforeValidator(_expression)]
+"""A regular expression, as Python has them."""
 Listed = Annotated[tuple[_Item, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 """A list without repetitions: a YAML list, a JSON list as text, or text with commas."""

@@ -16,7 +16,7 @@ from proxy.store.database import ShelfDamaged, ShelfTrouble
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.memory import Memory
-from proxy.store.reading import Reading
+from proxy.store.reading import Layer, Reading
 from proxy.store.threads import Threads
 from proxy.store.upkeep import open_shelf
 from proxy.store.writing import Writing
@@ -43,6 +43,10 @@ class Store(Protocol):
         """Remember that a recording was replayed."""
         ...
 
+    def is_lasting(self, key: str) -> bool:
+        """Whether recordings under a key do not age: a cassette that was committed has one."""
+        ...
+
     async def is_writable(self) -> bool:
         """Whether a recording that was kept now would last."""
         ...
@@ -52,19 +56,44 @@ class Store(Protocol):
         ...
 
 
-class TieredStore:
-    """The store of one machine: recently used recordings in memory, all of them on a shelf."""
+class Copies(Protocol):
+    """Where recordings are written to as well."""
 
-    def __init__(self, shelf: Shelf, memory_limit_bytes: int, *, shared: bool = False) -> None:
-        """`shared`: with other processes that should find at once what is kept here."""
+    def put(self, recording: Recording) -> None:
+        """Have it written soon."""
+        ...
+
+    async def close(self) -> None:
+        """Wait until what was put is written."""
+        ...
+
+
+class TieredStore:
+    """The store of one machine: recently used recordings in memory, all of them on a shelf, and a layer beneath it."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        memory_limit_bytes: int,
+        *,
+        shared: bool = False,
+        beneath: Layer | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        """`shared`: with other processes that should find at once what is kept here.
+
+        `beneath` has recordings for keys that are not on the shelf; `copies` get each one that is kept.
+        """
         self._shelf = shelf
+        self._beneath = beneath
+        self._copies = copies
         self._memory = Memory(memory_limit_bytes)
         self._absence = Absence(shelf)
         # Apart, since one may go on working while another fails, and the log would hear of it for ever.
         self._probing, self._polling = Health("probing", ShelfTrouble), Health("polling", ShelfTrouble)
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
-        self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put)
+        self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put, beneath)
         self._writing = Writing(shelf, self._threads, shared=shared)
         # Kept there until it is written, so that a key is never in neither place, even with no memory tier at all.
         self._waiting = self._writing.waiting
@@ -74,10 +103,17 @@ class TieredStore:
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
 
     @classmethod
-    async def open(
-        cls, directory: Path, *, size_limit_bytes: int, memory_limit_bytes: int, shared: bool = False
+    async def open(  # noqa: PLR0913 - of which two are those of the constructor
+        cls,
+        directory: Path,
+        *,
+        size_limit_bytes: int,
+        memory_limit_bytes: int,
+        shared: bool = False,
+        beneath: Layer | None = None,
+        copies: Copies | None = None,
     ) -> Self:
-        """Open the store in a directory.
+        """Open the store in a directory; for the rest see the constructor.
 
         A recording larger than `memory_limit_bytes` is not kept in memory; 0 means that none is.
 
@@ -85,7 +121,7 @@ class TieredStore:
             UnusableDirectory: there can be no store in that directory.
         """
         shelf = await asyncio.to_thread(open_shelf, directory, size_limit_bytes)
-        return cls(shelf, memory_limit_bytes, shared=shared)
+        return cls(shelf, memory_limit_bytes, shared=shared, beneath=beneath, copies=copies)
 
     def resize(self, *, size_limit_bytes: int, memory_limit_bytes: int) -> None:
         """Set new limits: in memory what is beyond them goes at once, on disk with the next recording."""
@@ -96,7 +132,7 @@ class TieredStore:
         return self._memory.get(key) or self._waiting.get(key)
 
     def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
-        if self._closing.is_set() or self._absence.includes(key):
+        if self._closing.is_set() or (self._absence.includes(key) and not self.is_lasting(key)):
             return None
         return self._reading.look_for(key)
 
@@ -115,10 +151,15 @@ class TieredStore:
         self._absence.end(recording.key)
         self._memory.put(recording)
         self._writing.put(recording, size_bytes)
+        if self._copies is not None:
+            self._copies.put(recording)
         return True
 
     def count_hit(self, key: str) -> None:
         self._hits[key] += 1
+
+    def is_lasting(self, key: str) -> bool:
+        return self._beneath is not None and key in self._beneath
 
     async def is_writable(self) -> bool:
         if self._closing.is_set():
@@ -133,6 +174,8 @@ class TieredStore:
         self._closing.set()
         self._absence.give_up()
         await self._writing.finish()
+        if self._copies is not None:
+            await self._copies.close()
         await asyncio.wait((self._housekeeping,))
         await self._flush_hits()
         await self._threads.close()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from proxy.events import log
 from proxy.recording import Recording
@@ -24,6 +24,16 @@ RECORDING_UNREADABLE = "recording_of_another_version"
 _MOST_AT_ONCE = 32  # unpacking that many takes some milliseconds, which the first of them waits for the last
 
 _Waiter = asyncio.Future[Recording | None]
+
+
+class Layer(Protocol):
+    """Recordings that are replayed where the shelf has none."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def get(self, key: str) -> Recording | None:
+        """The recording under a key. Called in a thread."""
+        ...
 
 
 class _Search(NamedTuple):
@@ -42,9 +52,20 @@ class _Result(NamedTuple):
 class Reading:
     """Looks for recordings, in threads."""
 
-    def __init__(self, shelf: Shelf, threads: Threads, health: Health, found: Callable[[Recording], None]) -> None:
-        """`found` is told of each recording that was looked for and not outdated while it was."""
+    def __init__(
+        self,
+        shelf: Shelf,
+        threads: Threads,
+        health: Health,
+        found: Callable[[Recording], None],
+        beneath: Layer | None = None,
+    ) -> None:
+        """`found` is told of each recording that was looked for and not outdated while it was.
+
+        What is not on the shelf, or can't be read there, is looked for `beneath` it.
+        """
         self._shelf = shelf
+        self._beneath = beneath
         self._threads = threads
         self._health = health
         self._found = found
@@ -85,7 +106,7 @@ class Reading:
             entries = self._shelf.get_short([search.key for search in searches]) if searches else {}
         except Exception as fault:  # noqa: BLE001 - `health` is told of it
             if len(searches) == 1:
-                return [_Result(searches[0], fault=fault)]
+                return [_Result(searches[0], self._from_beneath(searches[0].key), fault)]
             # It may be only one of them that can't be read.
             return [self._read(search, self._shelf.get) for search in searches]
         return [self._read_short(search, entries) for search in searches]
@@ -99,7 +120,7 @@ class Reading:
 
     def _read_short(self, search: _Search, entries: dict[str, bytes | None]) -> _Result:
         if search.key not in entries:
-            return _Result(search)
+            return _Result(search, self._from_beneath(search.key))
         is_apart = entries[search.key] is None
         return _Result(search, is_apart=True) if is_apart else self._read(search, entries.get)
 
@@ -108,9 +129,12 @@ class Reading:
 
     def _read(self, search: _Search, get: Callable[[str], bytes | None]) -> _Result:
         try:
-            return _Result(search, self._unpacked(search.key, get))
+            return _Result(search, self._unpacked(search.key, get) or self._from_beneath(search.key))
         except Exception as fault:  # noqa: BLE001 - `health` is told of it
-            return _Result(search, fault=fault)
+            return _Result(search, self._from_beneath(search.key), fault)
+
+    def _from_beneath(self, key: str) -> Recording | None:
+        return None if self._beneath is None else self._beneath.get(key)
 
     def _unpacked(self, key: str, get: Callable[[str], bytes | None]) -> Recording | None:
         try:
