@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from proxy.commands import cache_ls, cache_show, cache_stats, cache_verify
+from proxy.commands import cache_export, cache_import, cache_ls, cache_show, cache_stats, cache_verify
 from proxy.commands.display import counted
 from proxy.commands.options import Mistake, config_option, end_with_the_reader
 from proxy.commands.recordings import recordings
@@ -48,5 +48,8 @@ def _clear(*, config: Path | None, yes: bool) -> None:
         click.echo(f"Removed {counted(recorded.clear(), 'recording')}.")
 
 
-for _command in (cache_ls.command, cache_show.command, _remove, _clear, cache_stats.command, cache_verify.command):
+for _command in (
+    *(cache_ls.command, cache_show.command, _remove, _clear, cache_stats.command, cache_verify.command),
+    *(cache_export.command, cache_import.command),
+):
     command.add_command(_command)

@@ -4,10 +4,8 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -15,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.commands.display import age_text, bytes_text, console, counted, duration_text, share_text
-from proxy.commands.options import config_option, duration_option, json_option
-from proxy.commands.recordings import SHORT, Listed, Recordings, asked, recordings
+from proxy.commands.options import config_option, json_option
+from proxy.commands.recordings import SHORT, Listed, Recordings, recordings
+from proxy.commands.wanted import Wanted, wanted_options
 from proxy.config.values import size_text
-from proxy.store.codec import Damaged
 from proxy.store.summary import Summary
-from proxy.transcript import assembled_text
 
 _MEMBERS = [field.name for field in fields(Summary)]
 _NUMERIC = frozenset(("AGE", "SIZE", "FRAMES", "TIME", "TOKENS", "HITS"))
@@ -29,47 +26,13 @@ _LONGEST_MODEL = 24  # columns of a terminal; their names have up to 250 charact
 _PROMPT = 24  # columns; with fewer one prompt can't be told from another
 
 
-class _Filter(NamedTuple):
-    """Which recordings are wanted; None asks for nothing."""
-
-    model: str | None
-    older_than_s: float | None
-    newer_than_s: float | None
-    text: str | None
-
-    def of(self, recorded: Recordings) -> Iterator[Listed]:
-        """Those that are wanted, the newest first."""
-        listed = recorded.newest_first(self._wants)
-        return (each for each in listed if self.text is None or _says(recorded, each.summary.key, self.text))
-
-    def _wants(self, each: Listed) -> bool:
-        return (
-            (self.model is None or fnmatchcase(each.summary.model or "", self.model))
-            and (self.older_than_s is None or each.age_s >= self.older_than_s)
-            and (self.newer_than_s is None or each.age_s <= self.newer_than_s)
-        )
-
-
 @click.command("ls")
 @config_option
-@click.option("--model", metavar="GLOB", help="Only those of models such as 'gpt-4*'.")
-@duration_option("--older-than", "Only those recorded longer ago, such as 7d.")
-@duration_option("--newer-than", "Only those recorded since, such as 1h.")
-@click.option("--text", metavar="WORD", help="Only those with this in the request or the answer; reads them all.")
+@wanted_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N of those.")
 @json_option
-def command(  # noqa: PLR0913 - click gives each option as an argument
-    *,
-    config: Path | None,
-    model: str | None,
-    older_than: float | None,
-    newer_than: float | None,
-    text: str | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
+def command(*, config: Path | None, wanted: Wanted, limit: int | None, as_json: bool) -> None:
     """List the recordings, the newest first."""
-    wanted = _Filter(model, older_than, newer_than, text)
     with recordings(config) as recorded:
         found = islice(wanted.of(recorded), limit)
         if as_json:
@@ -80,28 +43,6 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
         paper = console()
         paper.print(_table(shown, paper))
     click.echo(_footer(shown, recorded, used_bytes))
-
-
-def _says(recorded: Recordings, key: str, word: str) -> bool:
-    """Whether the word, in whatever case, is in a text of the request or in the answer."""
-    try:
-        recording = recorded.read(key)
-    except Damaged:
-        return False
-    if recording is None:
-        return False
-    answer = assembled_text(recording.body) or recording.body.decode(errors="replace")
-    texts = [answer, *_texts(asked(recording))]
-    return any(word.casefold() in text.casefold() for text in texts)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """The strings of a JSON document, without the names of its members."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
 
 
 def _write_array(found: Iterator[Listed]) -> None:

@@ -16,7 +16,7 @@ from proxy.commands.options import Mistake, settings_in_force
 from proxy.config import CacheSettings
 from proxy.recording import Recording
 from proxy.sse import read_json
-from proxy.store.codec import decode
+from proxy.store.codec import decode, encode, summary
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
@@ -99,6 +99,11 @@ class Recordings:
             return []
         return [prefix] if prefix in self._shelf.keys_from(prefix) else self._shelf.keys_from(prefix.lower())
 
+    def put(self, recording: Recording) -> None:
+        """Store a recording, in place of one of its key; only where a store was to be made."""
+        if self._shelf:
+            self._shelf.put(recording.key, encode(recording), summary(recording).to_json())
+
     def remove(self, key: str) -> None:
         if self._shelf:
             self._shelf.delete(key)
@@ -135,10 +140,10 @@ def recordings(config: Path | None) -> Iterator[Recordings]:
 
 
 @contextmanager
-def opened(cache: CacheSettings) -> Iterator[Recordings]:
-    """As `recordings`, with settings that have been read already."""
+def opened(cache: CacheSettings, *, make: bool = False) -> Iterator[Recordings]:
+    """As `recordings`, with settings that have been read already; `make` a store where there is none."""
     try:
-        shelf = Shelf.open(cache.directory, cache.size_limit) if holds_store(cache.directory) else None
+        shelf = Shelf.open(cache.directory, cache.size_limit) if make or holds_store(cache.directory) else None
     except UnusableDirectory as error:
         raise Mistake(str(error)) from error
     try:
