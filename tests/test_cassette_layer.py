@@ -14,11 +14,14 @@ from proxy import events
 from proxy.app import StartFailed
 from proxy.cassette import read_cassette, write_cassette
 from proxy.cassette.copying import CASSETTE_SCRUBBED
+from proxy.cassette.layer import CassetteLayer
 from proxy.recording import Recording
 from proxy.store.health import STORE_FAILED
+from proxy.store.summary import summary
 from tests.conftest import Company, Log, StartProxy
 from tests.exchanges import key_of, recording_of, store_of, until, word, words
 from tests.harness import ANSWER, PROMPT, STREAM, STREAMED, ScriptedUpstream, plain, settings, stream
+from tests.recordings import recording
 from tests.shelves import MIB
 
 DAY_S = 86400.0
@@ -132,6 +135,19 @@ async def test_a_cassette_is_read_at_the_start_and_never_written(start_proxy: St
 
     assert await words(proxy.ask(), proxy.ask(STREAMED)) == ["HIT", "HIT"]
     assert recorded.name not in os.listdir(recorded.parent)  # noqa: PTH208 - no loop waits for it
+
+
+def test_a_cassette_can_be_looked_through(tmp_path: Path) -> None:
+    """Which recordings there are, the latest first, and what they answer."""
+    old, new = recording("old", recorded_at=1.0), recording("new", prompt="Hello", recorded_at=2.0)
+    write_cassette(tmp_path / "chat", [old, new])
+
+    layer = CassetteLayer.read(tmp_path / "chat")
+
+    assert list(layer.newest()) == [summary(new), summary(old)]
+    assert list(layer.bodies([old.key, "none", new.key])) == [(each.key, each.request.body) for each in (old, new)]
+    assert (layer.request(new.key), layer.request("none")) == (new.request, None)
+    assert (layer.get(new.key), new.key in layer, "none" in layer) == (new, True, False)
 
 
 @pytest.mark.parametrize(

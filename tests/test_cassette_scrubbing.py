@@ -39,6 +39,7 @@ NO_SECRETS = [
     "someone@example.com, a@b.example.org, test@localhost.localhost, x@y.test",
     "react@18.2.0 and @decorated and a @ b.com",
     "sk-short",
+    "fw_update_firmware_version, pk_customer_order_id and npm_config_registry_url",
     "eyJust.a.word",
     "-----BEGIN PUBLIC KEY-----\nMIIEowIBAAKCAQEA\n-----END PUBLIC KEY-----",
 ]

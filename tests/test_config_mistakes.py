@@ -284,7 +284,7 @@ def test_every_message_is_written_for_a_person(key: str, value: object) -> None:
     """Whatever is wrong with whatever key, nothing of the libraries' own words comes through."""
     for told in problems({key: value}):
         place, _, reason = told.partition(": ")
-        assert place in (key, "--host", "--port", "--upstream", "--mode")
+        assert place in (key, "--host", "--port", "--upstream", "--mode", "--cassette", "--record-to")
         assert reason.startswith("expected ")
         assert not re.search("[Ii]nput|[Vv]alue error|something else|[Nn]one", reason)
 

@@ -4,19 +4,23 @@ The rule: it is read once, whole, before anything is served, so that what is wro
 held in memory as the store would hold it on disk, compressed, and unpacked when it is asked for.
 """
 
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
 from proxy.cassette import CassetteError, read_cassette
-from proxy.recording import Recording
+from proxy.recording import RecordedRequest, Recording
 from proxy.store.codec import Encoder, decode
+from proxy.store.summary import Summary, summary
 
 
 class CassetteLayer:
     """The recordings of a cassette, by their keys."""
 
-    def __init__(self, entries: dict[str, bytes]) -> None:
+    def __init__(self, entries: dict[str, bytes], summaries: list[Summary]) -> None:
         self._entries = entries
+        self._summaries = sorted(summaries, key=attrgetter("recorded_at"), reverse=True)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -26,13 +30,15 @@ class CassetteLayer:
             CassetteError: it can't be used.
         """
         encoder = Encoder()
-        entries = {}
+        entries = dict[str, bytes]()
+        summaries = list[Summary]()
         for recording in read_cassette(path):
             try:
                 entries[recording.key] = encoder.encode(recording)
             except ValueError as error:
                 raise CassetteError(f"{path}: {recording.key}: {error}") from error
-        return cls(entries)
+            summaries.append(summary(recording))
+        return cls(entries, summaries)
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -41,3 +47,18 @@ class CassetteLayer:
         """The recording under a key, for a thread: a long one takes some milliseconds."""
         entry = self._entries.get(key)
         return None if entry is None else decode(entry, key)
+
+    def newest(self) -> Iterator[Summary]:
+        """What a listing would show of each, the latest first."""
+        return iter(self._summaries)
+
+    def bodies(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bodies of the requests under those keys that are here, for a thread."""
+        for key in keys:
+            if (request := self.request(key)) is not None:
+                yield key, request.body
+
+    def request(self, key: str) -> RecordedRequest | None:
+        """What the recording under a key answers, for a thread."""
+        recording = self.get(key)
+        return None if recording is None else recording.request

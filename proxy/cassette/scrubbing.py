@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from proxy.cassette.shapes import SECRET, shapes
+from proxy.cassette.shapes import shapes
 from proxy.recording import Head, Recording
 from proxy.sse import read_json
 
@@ -30,6 +30,9 @@ _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ESCAPE_LENGTH = 6  # of \u0041
 _NUMBERS = ("index", "output_index", "content_index", "item_id")  # which of several texts that are streamed at a time
 _NAME = ()
+
+_MOST_KNOWN = 2048
+_LONGEST_KNOWN = 64
 
 _Found = Counter[tuple[str, str]]
 _Place = tuple[object, ...]
@@ -72,6 +75,7 @@ class Scrubber:
     def __init__(self, more: Sequence[str] = ()) -> None:
         """`more`: regular expressions of the user's."""
         self._shapes = shapes(more)
+        self._innocent: set[str] = set()
 
     def scrub(self, recording: Recording) -> Scrubbed:
         """A recording as it may be shown. For a thread: of a long one every event is looked at."""
@@ -134,15 +138,26 @@ class Scrubber:
 
     def _hidden(self, text: str, where: str, found: _Found) -> bytearray | None:
         """For each character whether it is to be hidden; None if that is true of none."""
+        if text in self._innocent:
+            return None
         hidden = bytearray(len(text))
-        for kind, pattern in self._shapes:
-            for match in pattern.finditer(text):
-                start, end = match.span(SECRET if SECRET in pattern.groupindex else 0)
+        for shape in self._shapes:
+            for start, end in shape.spans(text):
                 # What was hidden before, by another shape or another export, is no secret.
                 if not all(hidden[start:end]) and any(_hide(char) != char for char in text[start:end]):
                     hidden[start:end] = b"\1" * (end - start)
-                    found[where, kind] += 1
-        return hidden if any(hidden) else None
+                    found[where, shape.kind] += 1
+        if any(hidden):
+            return hidden
+        self._remember(text)
+        return None
+
+    def _remember(self, text: str) -> None:
+        """Most of the strings of an event stream are those of the event before."""
+        if len(text) <= _LONGEST_KNOWN:
+            if len(self._innocent) >= _MOST_KNOWN:
+                self._innocent.clear()
+            self._innocent.add(text)
 
 
 def _passages(body: bytes) -> Iterator[list[_Piece]]:
