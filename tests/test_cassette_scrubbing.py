@@ -147,6 +147,22 @@ def test_a_plain_answer_keeps_its_bytes_around_a_secret() -> None:
     assert not scrubbed.is_asked_otherwise
 
 
+@pytest.mark.parametrize(("kind", "secret"), SECRETS)
+def test_a_secret_in_json_within_a_string_is_hidden_and_leaves_it_json(kind: str, secret: str) -> None:
+    """As arguments of tools are, a line of their own each."""
+    arguments = orjson.dumps({"text": f"first\n{secret}\nlast"}).decode()
+    body = orjson.dumps({"choices": [{"message": {"tool_calls": [{"function": {"arguments": arguments}}]}}]})
+    one = replace(answering(body), stream=False, check="json")
+
+    scrubbed = Scrubber().scrub(one)
+
+    (choice,) = orjson.loads(scrubbed.recording.body)["choices"]
+    text = orjson.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["text"]
+    assert (text[:6], text[-5:], len(text)) == ("first\n", "\nlast", len(f"first\n{secret}\nlast"))
+    assert not set(text[6:-5]) & set("abcdefghijklmABCDEFGHIJKLM123456789")
+    assert [finding.kind for finding in scrubbed.findings] == [kind]
+
+
 def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:
     """However it is spelled."""
     body = rb'{"a":"\u0061nn4\u0031@acme.com"}'

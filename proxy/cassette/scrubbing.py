@@ -145,7 +145,8 @@ class Scrubber:
             for start, end in shape.spans(text):
                 # What was hidden before, by another shape or another export, is no secret.
                 if not all(hidden[start:end]) and any(_hide(char) != char for char in text[start:end]):
-                    hidden[start:end] = b"\1" * (end - start)
+                    # The letter behind a backslash says how a string within this one is to be read.
+                    hidden[start:end] = bytes(text[at - 1 : at] != "\\" for at in range(start, end))
                     found[where, shape.kind] += 1
         if any(hidden):
             return hidden

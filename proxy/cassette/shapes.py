@@ -45,6 +45,8 @@ _KEYS = (
 )
 _TOKEN = r"[A-Za-z0-9._~+/-]"  # noqa: S105 - RFC 6750 section 2.1
 _BASE64 = r"[A-Za-z0-9_-]"
+# The letter of an escape is no part of a word: arguments of tools are JSON within a string.
+_START = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))"
 _LABEL = r"[A-Za-z0-9-]{1,63}"
 _NOBODYS = (
     rf"(?:{_LABEL}\.){{0,8}}(?:example\.(?:com|net|org)|example|test|invalid|localhost)(?![.-]?[A-Za-z0-9])"  # RFC 2606
@@ -56,33 +58,36 @@ _KNOWN = (
         "private_key",
         # Also one that is cut off; and no further than to the next one, or many that are would be searched for ever.
         re.compile(
-            rf"-----BEGIN {_PRIVATE_KEY}(?:(?:(?!-----BEGIN).)*?-----END {_PRIVATE_KEY}|(?:\s*[A-Za-z0-9+/=]{{32,}})*)",
+            rf"-----BEGIN {_PRIVATE_KEY}"
+            rf"(?:(?:(?!-----BEGIN).)*?-----END {_PRIVATE_KEY}|(?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{{32,}})*)",
             re.DOTALL,
         ),
         ("-----BEGIN",),
     ),
     Shape(
         "jwt",
-        re.compile(rf"(?<!{_BASE64})eyJ{_BASE64}{{8,}}\.eyJ{_BASE64}{{8,}}\.{_BASE64}*"),  # RFC 7519: {" twice
+        re.compile(rf"{_START}eyJ{_BASE64}{{8,}}\.eyJ{_BASE64}{{8,}}\.{_BASE64}*"),  # RFC 7519: {" twice
         ("eyJ",),
     ),
     Shape(
         "api_key",
-        re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_KEYS)})"),
+        re.compile(rf"{_START}(?:{'|'.join(_KEYS)})"),
         ("-", "_", "dapi", "AIza", "ya29.", "AKIA", "ASIA", "SG."),
     ),
     Shape(
         "bearer_token",
         # Without a digit in it a shorter one is likely a word.
         re.compile(
-            rf"(?i:\bbearer)[ \t]+(?P<{SECRET}>(?:(?=[A-Za-z._~+/-]*[0-9]){_TOKEN}{{16,}}|{_TOKEN}{{32,}})={{0,2}})"
+            rf"{_START}(?i:bearer)[ \t]+"
+            rf"(?P<{SECRET}>(?:(?=[A-Za-z._~+/-]*[0-9]){_TOKEN}{{16,}}|{_TOKEN}{{32,}})={{0,2}})"
         ),
         (" ", "\t"),
     ),
     Shape(
         "email",
         re.compile(
-            rf"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{{1,64}}@(?!{_NOBODYS})(?:{_LABEL}\.){{1,8}}[A-Za-z]{{2,24}}"
+            rf"(?<![A-Za-z0-9._%+-])(?:(?<=\\)[bfnrt])?"
+            rf"(?P<{SECRET}>[A-Za-z0-9._%+-]{{1,64}}@(?!{_NOBODYS})(?:{_LABEL}\.){{1,8}}[A-Za-z]{{2,24}})"
         ),
         ("@",),
     ),
