@@ -32,7 +32,7 @@ FLOORS = {
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
-        *("answer", "extent", "limits", "reading"),
+        *("answer", "extent", "limits", "reading", "difference", "nearest"),
         *("cassette.document", "cassette.names", "cassette.shapes", "cassette.scrubbing"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
@@ -62,13 +62,14 @@ FLOORS = {
             "store.threads",
             "store.health",
             "store.reading",
+            "store.survey",
             "store.writing",
         ),
         *("dialling", "direct", "pool"),
         *("cassette", "cassette.directory", "cassette.archive", "cassette.layer", "cassette.copying"),
         *STORE_ON_DISK,
     ],
-    "journey": ["lookup", "lane", "gateway"],
+    "journey": ["missed", "lookup", "lane", "gateway"],
     "assembly": [
         *("app", "orders", "run", "worker", "workers", "supervisor", "demo", "testing", "pytest_plugin"),
         *("commands", "commands.*", "cli", "__main__"),
