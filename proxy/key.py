@@ -15,6 +15,9 @@ from proxy.recording import RecordedRequest
 SHARED_SCOPE = "shared"
 """The scope of a store that serves every caller alike."""
 
+SHORT_KEY = 12
+"""Digits of a key that tell it from all others, in all likelihood."""
+
 _LENGTH_BYTES = 8  # before each field
 _KEY_VERSION = "reprise key 1"  # to be changed with anything below that gives an old request a new key
 

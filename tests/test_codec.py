@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from proxy.recording import Head, Recording
 from proxy.store import codec, metadata
 from proxy.store import summary as summary_module
-from proxy.store.codec import LARGEST_BYTES, Damaged, Summary, UnknownVersion, decode, encode, summary
+from proxy.store.codec import LARGEST_BYTES, Damaged, Decoder, Summary, UnknownVersion, decode, encode, summary
 from tests.recordings import chat, key_of, recording, recordings, timeline
 
 if sys.version_info >= (3, 14):
@@ -491,6 +491,25 @@ def test_a_planted_summary_can_not_steer_a_terminal() -> None:
     planted = summary(PLAIN).to_json().replace(b"Say hello", b"\\u001b]0;gotcha\\u0007")
 
     assert Summary.from_json(planted).prompt == "]0;gotcha"
+
+
+@given(recordings())
+def test_a_request_can_be_read_without_its_answer(one: Recording) -> None:
+    """The same as with it; unless it is longer than wanted."""
+    length = len(one.request.body)
+
+    assert Decoder().decode_request(encode(one), one.key, length) == one.request
+    assert length == 0 or Decoder().decode_request(encode(one), one.key, length - 1) is None
+
+
+@pytest.mark.parametrize("one", [COMPRESSED, PLAIN], ids=["compressed", "plain"])
+def test_a_request_is_read_from_no_damaged_entry(one: Recording) -> None:
+    """Whichever byte of it was changed, and wherever it was cut."""
+    entry = encode(one)
+    for at in range(len(entry)):
+        for damaged in (entry[:at], entry[:at] + bytes([entry[at] ^ 1]) + entry[at + 1 :]):
+            with pytest.raises(Damaged):
+                Decoder().decode_request(damaged, one.key, LARGEST_BYTES)
 
 
 def test_a_status_line_keeps_its_spelling() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.store import rows
 from proxy.store.codec import Damaged, encode, summary
 from proxy.store.database import BytesDisk, ShelfTrouble
 from proxy.store.disk import Shelf
@@ -355,6 +356,20 @@ for number in range(int(sys.argv[3])):
     print(number, flush=True)
 shelf.close()
 """
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_they_are_listed_from_either_end(
+    count: int, directory: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of storing, or the latest first; over as many pages as it takes."""
+    monkeypatch.setattr(rows, "_PAGE_ROWS", 3)
+    put(shelf, *(recording(str(number)) for number in range(count)), *([recording("0")] if count else []))
+
+    listed = [known.key for known, _, _ in shelf.summaries()]
+
+    assert listed == [key_of(str(number)) for number in [*range(1, count), *range(min(count, 1))]]
+    assert [known.key for known, _, _ in shelf.summaries(latest_first=True)] == listed[::-1]
 
 
 def test_two_processes_write_to_one_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ from proxy.cassette import CassetteError, write_cassette
 from proxy.cassette.scrubbing import Finding, Scrubber
 from proxy.commands.display import counted, printable
 from proxy.commands.options import Mistake, config_option, json_option, settings_in_force
-from proxy.commands.recordings import SHORT, Recordings, opened
+from proxy.commands.recordings import Recordings, opened
 from proxy.commands.wanted import Wanted, wanted_options
 from proxy.recording import Recording
 from proxy.store.codec import Damaged
@@ -106,6 +106,6 @@ def _report(cassette: Path, export: _Export) -> None:
     if export.scrubbed:
         click.echo(f"Scrubbed {counted(sum(finding.times for finding in export.scrubbed), 'secret')}:")
     for key, where, kind, times in export.scrubbed:
-        click.echo(printable(f"  {key[:SHORT]}  {times:,} {kind}  {where}"))
+        click.echo(printable(f"  {key[:SHORT_KEY]}  {times:,} {kind}  {where}"))
     if export.asked_otherwise:
         click.echo(_WARNING.format(counted(len(export.asked_otherwise), "recording")))

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from proxy.commands.display import age_text, bytes_text, console, counted, duration_text, share_text
 from proxy.commands.options import config_option, json_option
-from proxy.commands.recordings import SHORT, Listed, Recordings, recordings
+from proxy.commands.recordings import Listed, Recordings, recordings
 from proxy.commands.wanted import Wanted, wanted_options
 from proxy.config.values import size_text
+from proxy.key import SHORT_KEY
 from proxy.store.summary import Summary
 
 _MEMBERS = [field.name for field in fields(Summary)]
@@ -77,7 +78,7 @@ def _table(shown: list[Listed], paper: Console) -> Table:
 def _cells(each: Listed) -> dict[str, str]:
     summary = each.summary
     return {
-        "KEY": summary.key[:SHORT],
+        "KEY": summary.key[:SHORT_KEY],
         "AGE": age_text(each.age_s),
         "MODEL": summary.model or "-",
         "ROUTE": summary.path.removeprefix("/v1/"),

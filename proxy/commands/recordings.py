@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -21,11 +21,11 @@ from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
 from proxy.store.summary import Summary
+from proxy.store.survey import Shelved
 
 _FETCHED_AT_ONCE = 500
 
-SHORT = 12
-"""Digits of a key that tell it from all others, in all likelihood."""
+_T = TypeVar("_T")
 
 
 class Listed(NamedTuple):
@@ -68,6 +68,10 @@ class Recordings:
 
     def _some(self, keys: Sequence[str]) -> Iterator[Listed]:
         return (Listed(*row) for row in self._shelf.summaries_of(keys)) if self._shelf else iter(())
+
+    def survey(self, look: Callable[[Shelved], _T]) -> _T | None:
+        """What a function finds that looks through them; None where nothing was ever recorded."""
+        return look(Shelved(self._shelf, rest=_on_and_on)) if self._shelf else None
 
     def keys(self) -> list[str]:
         return list(self._shelf.keys()) if self._shelf else []
@@ -153,6 +157,10 @@ def opened(cache: CacheSettings, *, make: bool = False) -> Iterator[Recordings]:
     finally:
         if shelf is not None:
             shelf.close()
+
+
+def _on_and_on() -> None:
+    """Nobody else waits for a command."""
 
 
 def _problem(prefix: str, matches: Sequence[str]) -> str:

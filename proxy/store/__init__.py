@@ -6,9 +6,10 @@ when it is over.
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from proxy.recording import Recording
 from proxy.store.absence import Absence
@@ -17,11 +18,14 @@ from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.memory import Memory
 from proxy.store.reading import Layer, Reading
+from proxy.store.survey import Shelved, Survey
 from proxy.store.threads import Threads
 from proxy.store.upkeep import open_shelf
 from proxy.store.writing import Writing
 
 _HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no more, and a lost database is noticed
+
+_T = TypeVar("_T")
 
 
 class Store(Protocol):
@@ -33,6 +37,13 @@ class Store(Protocol):
 
     def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
         """The recording under a key that can't be recalled, soon and whole; None where there is surely none."""
+        ...
+
+    def survey(self, look: Callable[[Shelved], _T]) -> asyncio.Future[_T | None] | None:
+        """What a function finds that looks through all that is written, in a thread and when its turn has come.
+
+        None at once where too many wait for theirs, and in the end where the store can't help.
+        """
         ...
 
     def keep(self, recording: Recording) -> bool:
@@ -94,6 +105,7 @@ class TieredStore:
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
         self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put, beneath)
+        self._survey = Survey(shelf, self._threads, Health("surveying", ShelfTrouble))
         self._writing = Writing(shelf, self._threads, shared=shared)
         # Kept there until it is written, so that a key is never in neither place, even with no memory tier at all.
         self._waiting = self._writing.waiting
@@ -136,6 +148,9 @@ class TieredStore:
             return None
         return self._reading.look_for(key)
 
+    def survey(self, look: Callable[[Shelved], _T]) -> asyncio.Future[_T | None] | None:
+        return self._survey.look(look)
+
     async def fetch(self, key: str) -> Recording | None:
         """The recording under a key, wherever it is."""
         recording = self.recall(key)
@@ -173,6 +188,7 @@ class TieredStore:
             return
         self._closing.set()
         self._absence.give_up()
+        self._survey.give_up()
         await self._writing.finish()
         if self._copies is not None:
             await self._copies.close()

@@ -30,7 +30,7 @@ from itertools import accumulate
 from operator import sub
 from typing import NamedTuple
 
-from proxy.recording import Recording, Timeline
+from proxy.recording import RecordedRequest, Recording, Timeline
 from proxy.store.metadata import Damaged, Metadata, dump
 from proxy.store.summary import Summary, summary
 
@@ -133,6 +133,13 @@ class Decoder:
             raise Damaged("its frames are not as long as its body")
         return metadata.recording(payload[:body_at], payload[body_at:timeline_at], timeline)
 
+    def decode_request(self, data: bytes, key: str, longest_bytes: int) -> RecordedRequest | None:
+        """What a recording answers, without the answer; None if its body is longer than that. Raises as `decode`."""
+        layout = _checked_layout(data)
+        metadata = Metadata.parse(data[_HEADER_BYTES : _HEADER_BYTES + layout.metadata_bytes], key)
+        body = request_body(data, longest_bytes)
+        return body if body is None else metadata.recording(body, b"", Timeline(metadata.head_us)).request
+
     def _payload(self, layout: _Layout, stored: bytes) -> bytes:
         payload = self._decompressed(stored, layout.payload_bytes) if layout.flags & _COMPRESSED else stored
         if len(payload) != layout.payload_bytes:
@@ -152,6 +159,25 @@ class Decoder:
         if not decompressor.eof or decompressor.unused_data:
             raise Damaged("its payload is not one whole zstd frame")
         return payload
+
+
+def request_body(data: bytes, longest_bytes: int) -> bytes | None:
+    """The body of the request in an entry that nobody has checked; None if it is longer than that.
+
+    Raises:
+        Damaged: there is none.
+    """
+    layout = _Layout._make(_LAYOUT.unpack_from(data.ljust(_LAYOUT.size, b"\0")))
+    length, stored = layout.request_bytes, data[_HEADER_BYTES + layout.metadata_bytes :]
+    if length > longest_bytes:
+        return None
+    try:
+        body = zstd.ZstdDecompressor().decompress(stored, length) if layout.flags & _COMPRESSED else stored[:length]
+    except zstd.ZstdError as error:
+        raise Damaged("its payload can't be decompressed") from error
+    if len(body) != length:
+        raise Damaged("its payload is not as long as it says")
+    return body
 
 
 def decode(data: bytes, key: str) -> Recording:

@@ -130,15 +130,15 @@ class Shelf:
         self._tell_of_removal()
         return count
 
-    def summaries(self) -> Iterator[Listed]:
-        """Summary, bytes on disk and hits of each recording, in the order in which they were stored.
+    def summaries(self, *, latest_first: bool = False) -> Iterator[Listed]:
+        """Summary, bytes on disk and hits of each recording, in the order in which they were stored, or against it.
 
         No entry is read: the summary is diskcache's tag, for which diskcache has no listing. The connection is one that
         can only read, so that a listing never waits for a writer, and a page of rows at a time is taken, so that no
         writer ever waits for a listing.
         """
         with self._connection("ro") as connection:
-            yield from _listed(rows.summaries(connection))
+            yield from _listed(rows.summaries(connection, latest_first=latest_first))
 
     def summaries_of(self, keys: Sequence[str]) -> Iterator[Listed]:
         """The same of some recordings, by their keys and in any order; of no more than a thousand at once."""

@@ -38,11 +38,13 @@ _ROWS = """
     WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
     ORDER BY rowid LIMIT ?
 """
+_ROWS_FROM_THE_LAST = _ROWS.replace("rowid > ?", "rowid < ?").replace("ORDER BY rowid", "ORDER BY rowid DESC")
 _SOME_ROWS = """
     SELECT key, tag, length(value), access_count FROM Cache
     WHERE raw = 1 AND typeof(tag) = 'blob' AND typeof(value) = 'blob' AND key IN
 """
 _SOME_KEYS = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND typeof(key) = 'text'"
+_BEYOND_ALL_ROWS = 2**63 - 1
 _LAST_CHARACTER = "\U0010ffff"
 _KEYS = "SELECT rowid, key FROM Cache WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' ORDER BY rowid LIMIT ?"
 # As bytes, since a planted one may be no UTF-8.
@@ -112,9 +114,9 @@ def renumber(connection: sqlite3.Connection) -> int:
     return number
 
 
-def summaries(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """Key, summary, bytes on disk and hits of each row that can be one of ours."""
-    return _pages(connection, _ROWS)
+def summaries(connection: sqlite3.Connection, *, latest_first: bool = False) -> Iterator[tuple[Any, ...]]:
+    """Key, summary, bytes on disk and hits of each row that can be one of ours, in the order of storing unless told."""
+    return _pages(connection, _ROWS_FROM_THE_LAST, _BEYOND_ALL_ROWS) if latest_first else _pages(connection, _ROWS)
 
 
 def summaries_of(connection: sqlite3.Connection, keys: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -140,8 +142,7 @@ def keys_in_order(connection: sqlite3.Connection) -> Iterator[bytes]:
         yield from (key for (key,) in found)
 
 
-def _pages(connection: sqlite3.Connection, select: str) -> Iterator[tuple[Any, ...]]:
-    last = 0
+def _pages(connection: sqlite3.Connection, select: str, last: int = 0) -> Iterator[tuple[Any, ...]]:
     while rows := connection.execute(select, (last, _PAGE_ROWS)).fetchall():
         last = rows[-1][0]
         yield from (row[1:] for row in rows)

@@ -69,7 +69,7 @@ _KINDS: dict[str, Any] = {field.name: field.type for field in fields(Summary)}
 def _checked(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a field of a dataclass has any type
     if not isinstance(value, kind):
         raise Damaged(f"its summary has no {name}")
-    return _line(value) if isinstance(value, str) else value
+    return line(value) if isinstance(value, str) else value
 
 
 def summary(recording: Recording) -> Summary:
@@ -78,9 +78,9 @@ def summary(recording: Recording) -> Summary:
     return Summary(
         key=recording.key,
         recorded_at=float(recording.recorded_at),
-        method=_line(request.method),
-        path=_line(request.path),
-        model=None if recording.model is None else _line(recording.model),
+        method=line(request.method),
+        path=line(request.path),
+        model=None if recording.model is None else line(recording.model),
         stream=recording.stream,
         status=recording.head.status,
         body_bytes=len(recording.body),
@@ -88,17 +88,22 @@ def summary(recording: Recording) -> Summary:
         duration_s=recording.timeline.duration_us / 1e6,
         input_tokens=usage and usage.input_tokens,
         output_tokens=usage and usage.output_tokens,
-        namespace=_line(request.namespace),
+        namespace=line(request.namespace),
         sample=request.sample,
-        prompt=_line(_asked(request.body), _PROMPT_CHARACTERS),
+        prompt=prompt_of(request.body),
     )
 
 
-def _line(text: str, characters: int = _NAME_CHARACTERS) -> str:
+def prompt_of(body: bytes) -> str:
+    """What a summary shows of a request with this canonical body."""
+    return line(_asked(body), _PROMPT_CHARACTERS)
+
+
+def line(text: str, characters: int = _NAME_CHARACTERS) -> str:
     """The beginning of a text on one line, without anything that could steer a terminal."""
-    line = text[:characters]
-    if line.isprintable() and "  " not in line and line == line.strip():  # as nearly all are
-        return line
+    shown = text[:characters]
+    if shown.isprintable() and "  " not in shown and shown == shown.strip():  # as nearly all are
+        return shown
     beginning = text[: 4 * characters]
     if not beginning.isprintable():
         beginning = "".join(c if c.isprintable() else " " for c in beginning)
