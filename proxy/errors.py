@@ -90,7 +90,10 @@ class HeadTooLarge(RequestRefused):
 
 
 class ReplayMiss(RequestRefused):
-    """Nothing is recorded, and the upstream may not be asked. SDKs retry a 504 unless told not to."""
+    """Nothing is recorded, and the upstream may not be asked. SDKs retry a 504 unless told not to.
+
+    The message may hold prompts, and goes to the caller alone.
+    """
 
     status, code = 504, "replay_miss"
     headers = ((b"x-should-retry", b"false"),)

@@ -15,6 +15,7 @@ from proxy.errors import ReplayMiss
 from proxy.flights import Flights
 from proxy.intake import HeadReader
 from proxy.key import credential_scope
+from proxy.missed import Missed
 from proxy.outlet import Outlet
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
@@ -105,6 +106,7 @@ class Lookup:
         self._store = store
         self._flights = flights
         self._upstream = upstream
+        self._missed = Missed(settings, store)
 
     async def find(self, ask: Ask) -> Found:
         """The source of the answer.
@@ -113,14 +115,18 @@ class Lookup:
             ReplayMiss: the upstream may not be asked, and there is no recording that will do.
         """
         if ask.question is None:
+            if not ask.plan.forward:
+                raise ReplayMiss(f"{self._forbidden()} A request like this one is never recorded ({ask.bypass}).")
             return self._launch(ask, "BYPASS", f"fwd=bypass; detail={ask.bypass}")
         key = ask.question.key
         recording = await self._recorded(key, ask) if ask.plan.read else None
         if recording is not None and self._will_do(recording, ask):
             return self._replay(recording, ask)
         word, forwarded = self._why_forwarded(ask, recording)
+        if not ask.plan.forward:
+            raise ReplayMiss(await self._why_missed(ask.question, ask, word))
         status = f'{forwarded}; key="{key}"'
-        if ask.plan.read and ask.plan.forward and ask.may_join and (flight := self._flights.join(key)):
+        if ask.plan.read and ask.may_join and (flight := self._flights.join(key)):
             borrowed = not _has_same_credentials(flight.sent, ask.outgoing.headers)
             return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
         return self._launch(ask, word, status)
@@ -161,27 +167,26 @@ class Lookup:
         return "REFRESH", "fwd=request" if ask.controls.directives.no_cache else "fwd=bypass; detail=record"
 
     def _launch(self, ask: Ask, word: CacheWord, status: str) -> Found:
-        if not ask.plan.forward:
-            raise ReplayMiss(self._why_missed(ask, word))
         bypass = ask.bypass or ("passthrough" if self._mode == "passthrough" else "no_store")
         question = ask.question if ask.plan.record else None
         flight = self._flights.launch(self._upstream, ask.outgoing, question, bypass)
         return Found(flight, word, status)
 
-    def _why_missed(self, ask: Ask, word: CacheWord) -> str:
-        asked_by = "cache.mode is replay" if self._mode == "replay" else "the request says only-if-cached"
-        if ask.question is None:
-            why = f"a request like this one is never recorded ({ask.bypass})"
-        elif word == "STALE":
-            why = "its recording is too old"
-        elif not ask.plan.read:
-            why = "its Cache-Control or the mode forbids an answer from the store"
-        else:
-            why = f"nothing is recorded under its key {ask.question.key}"
+    async def _why_missed(self, question: Question, ask: Ask, word: CacheWord) -> str:
+        if word == "STALE":
+            return f"{self._forbidden()} The recording of this request is older than it or cache.ttl allows."
+        if not ask.plan.read:
+            return f"{self._forbidden()} Its Cache-Control or the mode forbids an answer from the store, too."
+        nearest = await self._missed.told(question, ask.outgoing.target)
         return (
-            f"The upstream may not be asked, since {asked_by}, and {why}. Record it first, with cache.mode cache and "
-            "the same request; `reprise explain` shows what a request's key is made of."
+            f"{self._forbidden()} Nothing is recorded under the key of this request, {question.key}. "
+            f"{nearest}{' ' if nearest else ''}"
+            "To record it, ask with cache.mode cache; `reprise explain` shows what its key is made of."
         )
+
+    def _forbidden(self) -> str:
+        why = "cache.mode is replay" if self._mode == "replay" else "the request says only-if-cached"
+        return f"The upstream is not asked, since {why}."
 
 
 def _has_same_credentials(one: Headers, other: Headers) -> bool:
