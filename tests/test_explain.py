@@ -152,6 +152,66 @@ def test_it_says_whether_the_request_is_recorded(tmp_path: Path, recorded: Recor
     assert "stale: older than cache.ttl" in explain(at=tmp_path).out
 
 
+def near(*changes: tuple[bytes, bytes], name: str = "one", at: Path) -> str:
+    """Record a request that is spelled a bit otherwise, to the same upstream; its key."""
+    body = BODY
+    for before, after in changes:
+        assert before in body
+        body = body.replace(before, after)
+    explained = facts(at=at, body=body)
+    one = recording(name)
+    request = replace(one.request, body=explained["canonical"].encode(), vary=(), namespace="", sample=0)
+    shelf = Shelf.open(at / ".reprise", MIB)
+    put(shelf, replace(one, key=explained["key"], request=request))
+    shelf.close()
+    return str(explained["key"])
+
+
+def test_it_says_which_recording_comes_nearest(tmp_path: Path) -> None:
+    """To a person and to a program, with both values."""
+    near((b"Say hello.", b"Sing a song."), name="far", at=tmp_path)
+    key = near((b"hello", b"hallo"), (b'"model"', b'"seed":7,"model"'), at=tmp_path)
+
+    told = facts(at=tmp_path)
+
+    assert told["recording"] is None
+    assert told["nearest"] == {
+        "key": key,
+        "asked_otherwise": False,
+        "differences": [
+            {"where": "/messages/0/content", "recorded": "Say hallo.", "asked": "Say hello.", "character": 6},
+            {"where": "/seed", "recorded": "7", "asked": None, "character": None},
+        ],
+        "more": 0,
+    }
+    assert (
+        "recorded   no\n"
+        f"nearest    {key[:12]}\n"
+        "           `/messages/0/content` differs at character 6: recorded `Say hallo.`, asked `Say hello.`\n"
+        "           `/seed`: recorded `7`, asked nothing\n\n"
+    ) in explain(at=tmp_path).out
+
+
+def test_it_says_when_only_the_upstream_is_another_one(tmp_path: Path) -> None:
+    """That is part of the key, and no recording tells which one it was."""
+    key = near(at=tmp_path)
+
+    told = facts("--upstream", "http://127.0.0.1:11434/v1", at=tmp_path)
+    shown = explain("--upstream", "http://127.0.0.1:11434/v1", at=tmp_path).out
+
+    assert told["nearest"] == {"key": key, "asked_otherwise": True, "differences": [], "more": 0}
+    assert f"nearest    {key[:12]}, asked with another upstream.name, query or cache.scope" in shown
+
+
+def test_it_names_none_where_callers_are_kept_apart(tmp_path: Path) -> None:
+    """A recording does not say whose it is."""
+    near((b"hello", b"hallo"), at=tmp_path)
+
+    told = facts("--header", "authorization: Bearer sk-CANARY", at=tmp_path, cache__scope="credential")
+
+    assert told["nearest"] is None
+
+
 def test_it_says_that_a_recording_is_damaged(tmp_path: Path, recorded: Recording) -> None:
     """It answers nothing, and the user may wonder why."""
     shelf = Shelf.open(tmp_path / ".reprise", MIB)

@@ -6,6 +6,7 @@ have. A credential takes part in it and is never shown.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,9 +19,12 @@ from proxy.commands.display import age_text, bytes_text, printable
 from proxy.commands.options import Mistake, config_option, end_with_the_reader, json_option, settings_in_force
 from proxy.commands.recordings import Listed, opened
 from proxy.config import CacheSettings, Settings
+from proxy.difference import Incomparable
 from proxy.errors import RepriseError
-from proxy.key import credential_scope
+from proxy.key import SHORT_KEY, credential_scope
 from proxy.lookup import key_rules
+from proxy.missed import ASKED_OTHERWISE, key_here
+from proxy.nearest import Nearest, Recorded, nearest
 from proxy.policy import Directives
 from proxy.question import Question
 from proxy.recording import Headers
@@ -39,6 +43,8 @@ class _Stored(NamedTuple):
 
     listed: Listed | None
     damage: str | None = None
+    nearest: Nearest | None = None
+    """Where there is nothing."""
 
 
 @click.command("explain")
@@ -73,7 +79,7 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
         click.echo(json.dumps(facts, indent=2) if as_json else f"not cacheable ({question.reason}): {question.message}")
         return
     left_out = _left_out(body, settings.cache.ignore)
-    stored = _stored(settings.cache, question.key)
+    stored = _stored(settings, question, path)
     if as_json:
         click.echo(json.dumps(_document(settings, question, left_out, stored), indent=2))
         return
@@ -131,14 +137,23 @@ def _left_out(body: bytes, ignore: tuple[tuple[str, ...], ...]) -> list[str]:
     return ["".join("/" + token.replace("~", "~0").replace("/", "~1") for token in pointer) for pointer in pointers]
 
 
-def _stored(cache: CacheSettings, key: str) -> _Stored:
-    with opened(cache) as recorded:
-        listed = recorded.of_key(key)
+def _stored(settings: Settings, question: Question, path: str) -> _Stored:
+    with opened(settings.cache) as recorded:
+        listed = recorded.of_key(question.key)
         try:
-            recorded.read(key)
+            recorded.read(question.key)
         except Damaged as damage:
             return _Stored(listed, str(damage))
+        if listed is None and settings.cache.scope == "shared":  # a recording does not say whose it is
+            return _Stored(None, nearest=recorded.survey(partial(_nearest, settings, question, path)))
     return _Stored(listed)
+
+
+def _nearest(settings: Settings, question: Question, path: str, recorded: Recorded) -> Nearest | None:
+    try:
+        return nearest(question, recorded, key_here(settings.upstream.name, path))
+    except Incomparable:
+        return None
 
 
 def _is_fresh(listed: Listed, cache: CacheSettings) -> bool:
@@ -158,6 +173,15 @@ def _facts(settings: Settings, question: Question, left_out: list[str], stored: 
     yield "model", question.model or "-"
     yield "stream", "yes" if question.stream else "no"
     yield "recorded", _stored_text(settings.cache, stored)
+    if stored.nearest is not None:
+        yield from _nearest_facts(stored.nearest)
+
+
+def _nearest_facts(found: Nearest) -> Iterator[tuple[str, str]]:
+    yield "nearest", found.key[:SHORT_KEY] + ("" if found.is_made_alike else f", {ASKED_OTHERWISE}")
+    yield from (("", str(each)) for each in found.differences.first)
+    if found.differences.more:
+        yield "", f"and {found.differences.more} more"
 
 
 def _stored_text(cache: CacheSettings, stored: _Stored) -> str:
@@ -194,6 +218,16 @@ def _document(settings: Settings, question: Question, left_out: list[str], store
         "stream": question.stream,
         "canonical": request.body.decode(),
         "recording": recording,
+        "nearest": stored.nearest and _nearest_document(stored.nearest),
+    }
+
+
+def _nearest_document(found: Nearest) -> dict[str, Any]:
+    return {
+        "key": found.key,
+        "asked_otherwise": not found.is_made_alike,
+        "differences": [each._asdict() for each in found.differences.first],
+        "more": found.differences.more,
     }
 
 
