@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from proxy.config import KEYS, CacheSettings, ServerSettings, Settings, load
+from proxy.config import KEYS, CacheSettings, ServerSettings, Settings, SettingsError, load
 from tests.conftest import WriteConfig
 
 CANARY = "sk-CANARY-4711"
@@ -157,6 +157,19 @@ def test_only_the_reference_that_wins_is_looked_up(write: WriteConfig) -> None:
     write("upstream: {api_key: '${NOT_SET}'}")
 
     assert load(None, {}, {"REPRISE_UPSTREAM__API_KEY": CANARY}).upstream.api_key == SecretStr(CANARY)
+
+
+@pytest.mark.parametrize("mode", ["replay", "cache", "record", "passthrough"])
+def test_who_asks_nobody_needs_no_key(mode: str, write: WriteConfig) -> None:
+    """Tests run with the same file where there is none; any other mode says that it is missing."""
+    write("upstream: {api_key: '${NOT_SET}'}\ncache: {mode: cache}")
+
+    if mode == "replay":
+        assert load(None, {"cache.mode": mode}, {}).upstream.api_key is None
+        assert load(None, {"cache.mode": mode}, {"NOT_SET": CANARY}).upstream.api_key == SecretStr(CANARY)
+    else:
+        with pytest.raises(SettingsError, match="the environment variable NOT_SET is not set"):
+            load(None, {"cache.mode": mode}, {})
 
 
 def test_settings_cannot_be_changed() -> None:
