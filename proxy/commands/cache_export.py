@@ -15,6 +15,7 @@ from proxy.commands.display import counted, printable
 from proxy.commands.options import Mistake, config_option, json_option, settings_in_force
 from proxy.commands.recordings import Recordings, opened
 from proxy.commands.wanted import Wanted, wanted_options
+from proxy.key import SHORT_KEY
 from proxy.recording import Recording
 from proxy.store.codec import Damaged
 
