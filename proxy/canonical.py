@@ -4,18 +4,20 @@ The rule: whatever two JSON readers could tell apart stays apart, and what they 
 """
 
 import json
-import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
-from unicodedata import normalize
 
 import orjson
+
+from proxy.pointers import Pointer, places
 
 # Twice what the largest requests hold, batches of tokens. Reading this many takes some 0.1 s in which no other thread
 # gets on, and 50 MB.
 _MOST_VALUES = 500_000
 
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")  # of an array, RFC 6901 section 4
+Normalize = Callable[[dict[str, Any]], object]
+"""Changes texts in a body, see `normalize.py`; raises `Uncacheable`."""
 
 Reason = Literal[
     "content_type",
@@ -26,6 +28,7 @@ Reason = Literal[
     "not_an_object",
     "too_deep",
     "too_many_values",
+    "normalize",
     "stateful",
     "stream_flag",
 ]
@@ -48,30 +51,32 @@ class CanonicalBody(NamedTuple):
     text: bytes
     """JSON without the ignored members: names sorted by code point, no white space, numbers as they came."""
     members: dict[str, Any]
-    """The whole body as Python values, ignored members included."""
+    """The whole body as Python values: as it came, ignored members included."""
 
 
-def canonical_body(raw: bytes, ignore: Sequence[tuple[str, ...]] = ()) -> CanonicalBody:
+def canonical_body(raw: bytes, ignore: Sequence[Pointer] = (), normalize: Normalize | None = None) -> CanonicalBody:
     """Bring a request body into canonical form, leaving out the members that `ignore` points to.
 
-    A pointer is a tuple of reference tokens, unescaped (RFC 6901). It may pass through arrays, but removes only a
-    member of an object; one that points nowhere is no error. The canonical form is its own canonical form.
+    A pointer may pass through arrays, but removes only members of objects; one that points nowhere is no error. What
+    is left, `normalize` may change. Without it, the canonical form is its own canonical form.
 
     Raises:
         Uncacheable: `not_json`, also for what RFC 8259 permits and readers disagree about (a lone surrogate, a number
             beyond a double); `not_an_object`; `ambiguous_json` for names in one object that are one name to some
             reader, an integer outside [-2^63, 2^64) or a number too small for a double; `too_deep` for more than 254
-            arrays and objects within each other; `too_many_values`.
+            arrays and objects within each other; `too_many_values`; `normalize`, if that gives up.
     """
     members = _read_strictly(raw)
     try:
         if _is_spelled_plainly(raw, members):
             _refuse_names_alike_within(members)
-            tree = orjson.loads(raw) if ignore else members
+            tree = orjson.loads(raw) if ignore or normalize else members
         else:
             tree = json.loads(raw.decode(), object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction)
         for pointer in ignore:
             _remove(tree, pointer)
+        if normalize:
+            normalize(tree)
         # A copy, since it is kept: what orjson gives lies in a buffer of several times its length, which it never cuts.
         return CanonicalBody(bytes(memoryview(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS))), members)
     except (RecursionError, orjson.JSONEncodeError) as error:
@@ -146,7 +151,7 @@ def _are_what_they_seem(names: str) -> bool:
 def _as_loosely_read(name: str) -> str:
     # Go's and .NET's readers match the names of members whatever their case, Swift compares texts whatever their normal
     # form, and a reader in C may end them at NUL. Such a reader takes one of two, and the key knows no order.
-    return normalize("NFC", name.partition("\0")[0].casefold())
+    return unicodedata.normalize("NFC", name.partition("\0")[0].casefold())
 
 
 def _integer(text: str) -> orjson.Fragment:
@@ -163,16 +168,7 @@ def _fraction(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
-def _remove(tree: Any, pointer: tuple[str, ...]) -> None:  # noqa: ANN401  # it is JSON: anything can be anywhere
-    for token in pointer[:-1]:
-        tree = _child(tree, token)
-    if pointer and isinstance(tree, dict):
-        tree.pop(pointer[-1], None)
-
-
-def _child(tree: Any, token: str) -> Any:  # noqa: ANN401  # it is JSON: anything can be anywhere
-    if isinstance(tree, dict):
-        return tree.get(token)
-    if isinstance(tree, list) and _INDEX.fullmatch(token) and int(token) < len(tree):
-        return tree[int(token)]
-    return None
+def _remove(tree: dict[str, Any], pointer: Pointer) -> None:
+    for holder, name in places(tree, pointer):
+        if isinstance(holder, dict):
+            del holder[name]

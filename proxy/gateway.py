@@ -14,6 +14,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy import admission, events, headers
+from proxy.asking import Asking
 from proxy.canonical import Uncacheable
 from proxy.client import Client
 from proxy.config import Settings
@@ -33,17 +34,13 @@ from proxy.flights import Flights
 from proxy.incoming import Incoming, PlainRequest
 from proxy.intake import Intake
 from proxy.lane import FastLane
-from proxy.lookup import Ask, Found, Lookup, head_reader
-from proxy.question import Premise, Question, Questions
+from proxy.lookup import Ask, Found, Lookup, head_reader, key_rules
+from proxy.question import Question, Questions
 from proxy.recording import Head, Headers
 from proxy.store import Store
 from proxy.traffic import Traffic
 from proxy.upstream import Outgoing, Upstream
 from proxy.verdict import Verdict
-
-# Reading this much JSON for the key takes under a millisecond, and 4 if it is all tiny values; more of it is read in a
-# thread, so that no stream waits for it.
-_KEYED_AT_ONCE_BYTES = 32 * 1024
 
 # Answers about the caller rather than about what was asked: not his credential, no credit, no leave, too many of his.
 _ABOUT_THE_CALLER = frozenset((401, 402, 403, 429))
@@ -79,8 +76,10 @@ class Gateway:
         self._lookup = Lookup(settings, store, flights, upstream)
         self._cors = Cors(settings.server.cors_origins)
         self._heads = head_reader(settings, self._cors)
-        self._questions = Questions(settings.cache.ignore)
-        self.lane = FastLane(settings, self._heads, self._questions, flights, traffic)
+        keys = key_rules(settings)
+        questions = Questions(keys.ignore, keys.normalize)
+        self._asking = Asking(questions)
+        self.lane = FastLane(settings, self._heads, questions, flights, traffic)
         """For connections to ask first: what it answers never comes to `serve`."""
 
     async def serve(self, request: Incoming) -> web.StreamResponse:
@@ -140,17 +139,12 @@ class Gateway:
         if intake.premise is None:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
         try:
-            question = await self._question(intake.premise, body)
+            question = await self._asking.question(intake.premise, body)
         except Uncacheable as uncacheable:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
         _note_question(exchange.line, question)
         is_absent = isinstance(request, PlainRequest) and request.is_absent
         return Ask(outgoing, intake.controls, intake.plan, question, is_absent=is_absent)
-
-    async def _question(self, premise: Premise, body: bytes) -> Question:
-        if len(body) <= _KEYED_AT_ONCE_BYTES:
-            return self._questions.question(premise, body)
-        return await asyncio.to_thread(self._questions.question, premise, body)
 
     async def _relay(self, exchange: _Exchange, found: Found) -> bool:
         """Play the source to the client: the one way that a miss, a joined stream and a hit share.

@@ -16,6 +16,7 @@ from proxy.flights import Flights
 from proxy.intake import HeadReader
 from proxy.key import credential_scope
 from proxy.missed import Missed
+from proxy.normalize import Normalizer
 from proxy.outlet import Outlet
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
@@ -88,11 +89,13 @@ def head_reader(settings: Settings, cors: Cors) -> HeadReader:
 
 def key_rules(settings: Settings) -> KeyRules:
     """What these settings make of a request."""
+    normalize = settings.cache.normalize
     return KeyRules(
         upstream=settings.upstream.name,
         per_credential=settings.cache.scope == "credential",
         vary=settings.cache.vary,
         ignore=settings.cache.ignore,
+        normalize=Normalizer(normalize, time.thread_time).apply if normalize else None,
     )
 
 

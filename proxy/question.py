@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from proxy import headers
 from proxy.admission import Controls
-from proxy.canonical import Uncacheable, canonical_body
+from proxy.canonical import Normalize, Uncacheable, canonical_body
 from proxy.key import (
     SHARED_SCOPE,
     choices_expected,
@@ -23,6 +23,7 @@ from proxy.key import (
     wants_stream,
     with_hyphens,
 )
+from proxy.pointers import Pointer
 from proxy.recording import Headers, RecordedRequest
 
 # JSON has no parameters (RFC 8259 section 11). The one that is often sent may only say what is so anyway; others could
@@ -70,7 +71,7 @@ class Question:
     unworded: RecordedRequest
     body: bytes
     """In canonical form, or as it came where it was known by its digest."""
-    ignore: Sequence[tuple[str, ...]] | None = None
+    ignore: Sequence[Pointer] | None = None
     """What the canonical form leaves out, where the body is still to be brought into it."""
 
     @property
@@ -93,7 +94,8 @@ class KeyRules:
     upstream: str
     per_credential: bool
     vary: Sequence[str]
-    ignore: Sequence[tuple[str, ...]]
+    ignore: Sequence[Pointer]
+    normalize: Normalize | None = None
 
     def question(self, method: str, target: str, fields: Headers, controls: Controls, body: bytes) -> Question:
         """Read a request on a cached route.
@@ -101,7 +103,7 @@ class KeyRules:
         Raises:
             Uncacheable: it has no key, with the reason.
         """
-        return read_body(self.premise(method, target, fields, controls), body, self.ignore)
+        return read_body(self.premise(method, target, fields, controls), body, self.ignore, self.normalize)
 
     def premise(self, method: str, target: str, fields: Headers, controls: Controls) -> Premise:
         """Read the head of a request on a cached route.
@@ -136,9 +138,15 @@ class Questions:
     digests, keys and the names of models; no prompt.
     """
 
-    def __init__(self, ignore: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, ignore: Sequence[Pointer], normalize: Normalize | None = None) -> None:
         self._ignore = ignore
+        self._normalize = normalize
         self._gists: dict[tuple[bytes, bytes], Gist] = {}
+
+    @property
+    def take_long(self) -> bool:
+        """Whether even a short body may, since there are rules to apply to it."""
+        return self._normalize is not None
 
     def question(self, premise: Premise, body: bytes) -> Question:
         """Read the body of a request. May be called in a thread.
@@ -147,9 +155,10 @@ class Questions:
             Uncacheable: it has no key, with the reason.
         """
         digest = sha256(body).digest()
-        if gist := self.gist(premise, digest):
+        # What takes long is not put off to the moment at which there is an answer to record.
+        if not self.take_long and (gist := self.gist(premise, digest)):
             return Question(*gist, unworded=premise.unworded, body=body, ignore=self._ignore)
-        question = read_body(premise, body, self._ignore)
+        question = read_body(premise, body, self._ignore, self._normalize)
         self._remember(premise, digest, question)
         return question
 
@@ -166,13 +175,13 @@ class Questions:
         self._gists[premise.key_prefix, digest] = gist
 
 
-def read_body(premise: Premise, body: bytes, ignore: Sequence[tuple[str, ...]]) -> Question:
-    """Read the body of a request whose head is known; `ignore` are the pointers that `canonical_body` takes.
+def read_body(premise: Premise, body: bytes, ignore: Sequence[Pointer], normalize: Normalize | None = None) -> Question:
+    """Read the body of a request whose head is known; `ignore` and `normalize` are for `canonical_body`.
 
     Raises:
         Uncacheable: it has no key, with the reason.
     """
-    canonical = canonical_body(body, ignore)
+    canonical = canonical_body(body, ignore, normalize)
     refuse_stateful(canonical.members)
     model = canonical.members.get("model")
     return Question(

@@ -27,31 +27,20 @@ STORE_ON_DISK = [
 
 FLOORS = {
     # What things are called: values and errors.
-    "words": ["__init__", "allowance", "errors", "pace", "recording", "verdict"],
+    "words": ["__init__", "allowance", "errors", "pace", "pointers", "recording", "verdict"],
     # No await, no clock, no I/O.
     "pure": [
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
-        *("answer", "extent", "limits", "reading", "difference", "nearest"),
+        *("answer", "extent", "limits", "normalize", "reading", "difference", "nearest"),
         *("cassette.document", "cassette.names", "cassette.shapes", "cassette.scrubbing"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *(
-            "background",
-            "balance",
-            "traffic",
-            "turns",
-            "ledger",
-            "outlet",
-            "live",
-            "flight",
-            "flights",
-            "opening",
-            "playback",
-        ),
+        *("background", "balance", "traffic", "turns", "ledger", "outlet"),
+        *("live", "flight", "flights", "opening", "playback"),
         *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
         *("upstream", "faults", "resolver", "streams", "wire"),
         *(
@@ -69,7 +58,7 @@ FLOORS = {
         *("cassette", "cassette.directory", "cassette.archive", "cassette.layer", "cassette.copying"),
         *STORE_ON_DISK,
     ],
-    "journey": ["missed", "lookup", "lane", "gateway"],
+    "journey": ["asking", "missed", "lookup", "lane", "gateway"],
     "assembly": [
         *("app", "orders", "run", "worker", "workers", "supervisor", "demo", "testing", "pytest_plugin"),
         *("commands", "commands.*", "cli", "__main__"),

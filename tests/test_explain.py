@@ -75,6 +75,39 @@ def test_it_shows_what_went_into_the_key(tmp_path: Path) -> None:
     assert canonical == '{\n  "metadata": {},\n  "model": "m",\n  "temperature": 1.0,\n  "top_p": 1e0\n}\n'
 
 
+def test_it_shows_which_rules_have_changed_the_key(tmp_path: Path) -> None:
+    """How often each of them, and what came of it; those that had nothing to do are left out."""
+    body = orjson.dumps({**PROMPT, "user": "run-7", "messages": [{"content": "1999, 2000"}, {"content": "2001"}]})
+    rules = [
+        {"pointer": "/messages/*/content", "pattern": r"\d{4}", "replace": "YEAR"},
+        {"pointer": "/user", "pattern": "run-(.)", "replace": ""},
+        {"pointer": "/model", "pattern": "x", "replace": "y"},
+    ]
+    settings = {"cache__normalize": orjson.dumps(rules).decode(), "cache__ignore": "/messages/*/name,/model"}
+
+    told = facts(at=tmp_path, body=body, **settings)
+    shown = explain(at=tmp_path, body=body, **settings).out
+
+    assert told["left_out"] == ["/model"]
+    assert told["normalized"] == [{**rules[0], "texts": 2, "matches": 3}, {**rules[1], "texts": 1, "matches": 1}]
+    assert orjson.loads(told["canonical"]) == {
+        "messages": [{"content": "YEAR, YEAR"}, {"content": "YEAR"}],
+        "user": "",
+    }
+    assert (
+        "left out   /model\n"
+        r"normalized /messages/*/content: \d{4} -> YEAR (3 matches in 2 texts)"
+        "\n"
+        "normalized /user: run-(.) -> nothing (1 match in 1 text)\n"
+    ) in shown
+
+
+def test_it_shows_no_rules_where_none_had_anything_to_do(tmp_path: Path) -> None:
+    """Nor where there are none."""
+    assert facts(at=tmp_path)["normalized"] == []
+    assert "normalized" not in explain(at=tmp_path).out
+
+
 def test_it_writes_nothing_that_could_steer_a_terminal(tmp_path: Path) -> None:
     """A body may come from anywhere."""
     ended = explain(at=tmp_path, body='{"model":"a\u009b31m","input":"b\u202ec"}'.encode())

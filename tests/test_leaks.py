@@ -129,7 +129,7 @@ async def everyone_has_left(proxy: Proxy, upstream: ScriptedUpstream, tasks: int
 def forget(proxy: Proxy) -> None:
     """What is remembered of requests on purpose, within bounds, is no leak."""
     gateway = proxy.app._gateway
-    for known in (gateway._heads._known, gateway._questions._gists, gateway.lane._known):
+    for known in (gateway._heads._known, gateway.lane._questions._gists, gateway.lane._known):
         known.clear()
 
 

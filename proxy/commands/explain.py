@@ -5,7 +5,9 @@ have. A credential takes part in it and is never shown.
 """
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +16,7 @@ import click
 import orjson
 
 from proxy import admission, policy
-from proxy.canonical import Uncacheable, canonical_body
+from proxy.canonical import Uncacheable
 from proxy.commands.display import age_text, bytes_text, printable
 from proxy.commands.options import Mistake, config_option, end_with_the_reader, json_option, settings_in_force
 from proxy.commands.recordings import Listed, opened
@@ -25,6 +27,8 @@ from proxy.key import SHORT_KEY, credential_scope
 from proxy.lookup import key_rules
 from proxy.missed import ASKED_OTHERWISE, key_here
 from proxy.nearest import Nearest, Recorded, nearest
+from proxy.normalize import Change, Normalizer
+from proxy.pointers import Pointer, places, written
 from proxy.policy import Directives
 from proxy.question import Question
 from proxy.recording import Headers
@@ -36,6 +40,14 @@ class _WhyNot(NamedTuple):
 
     reason: str
     message: str
+
+
+class _Applied(NamedTuple):
+    """What the rules of the settings have done to a request."""
+
+    left_out: list[str]
+    """Pointers of `cache.ignore`."""
+    changes: list[Change]
 
 
 class _Stored(NamedTuple):
@@ -73,17 +85,17 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
     """
     end_with_the_reader()
     settings, body = settings_in_force(config, {"upstream.base_url": upstream}), file.read()
-    question = _question(settings, path, _fields(headers, namespace, sample), body)
-    if isinstance(question, _WhyNot):
-        facts = {"cacheable": False, **question._asdict()}
-        click.echo(json.dumps(facts, indent=2) if as_json else f"not cacheable ({question.reason}): {question.message}")
+    asked = _question(settings, path, _fields(headers, namespace, sample), body)
+    if isinstance(asked, _WhyNot):
+        facts = {"cacheable": False, **asked._asdict()}
+        click.echo(json.dumps(facts, indent=2) if as_json else f"not cacheable ({asked.reason}): {asked.message}")
         return
-    left_out = _left_out(body, settings.cache.ignore)
+    question, applied = asked
     stored = _stored(settings, question, path)
     if as_json:
-        click.echo(json.dumps(_document(settings, question, left_out, stored), indent=2))
+        click.echo(json.dumps(_document(settings, question, applied, stored), indent=2))
         return
-    for name, fact in _facts(settings, question, left_out, stored):
+    for name, fact in _facts(settings, question, applied, stored):
         click.echo(f"{name:<10} {printable(fact)}")
     click.echo(f"\n{printable(_pretty(question.request.body))}")
 
@@ -107,12 +119,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _question(settings: Settings, path: str, fields: Headers, body: bytes) -> Question | _WhyNot:
+def _question(settings: Settings, path: str, fields: Headers, body: bytes) -> tuple[Question, _Applied] | _WhyNot:
+    normalizer = Normalizer(settings.cache.normalize, time.thread_time)
+    changes: list[Change] = []
     try:
         if admission.route("POST", path, settings.cache.routes) != "cached":
             return _WhyNot("route", f"POST {path} is none of cache.routes, so it is passed through and never recorded")
         controls = admission.controls(fields)
-        question = key_rules(settings).question("POST", path, fields, controls, body)
+        rules = replace(key_rules(settings), normalize=lambda tree: changes.extend(normalizer.apply(tree)))
+        question = rules.question("POST", path, fields, controls, body)
     except RepriseError as error:
         raise Mistake(error.message) from error
     except Uncacheable as uncacheable:
@@ -122,7 +137,7 @@ def _question(settings: Settings, path: str, fields: Headers, body: bytes) -> Qu
             "cache.scope is credential, so the key depends on who asks; give the caller's credential with "
             "--header 'authorization: Bearer ...'"
         )
-    return question
+    return question, _Applied(_left_out(body, settings.cache.ignore), [each for each in changes if each.matches])
 
 
 def _is_anonymous(fields: Headers) -> bool:
@@ -130,11 +145,11 @@ def _is_anonymous(fields: Headers) -> bool:
     return credential_scope(texts) == credential_scope([])
 
 
-def _left_out(body: bytes, ignore: tuple[tuple[str, ...], ...]) -> list[str]:
-    """The pointers of `cache.ignore` that point to something in this body."""
-    whole = canonical_body(body).text
-    pointers = [pointer for pointer in ignore if canonical_body(body, [pointer]).text != whole]
-    return ["".join("/" + token.replace("~", "~0").replace("/", "~1") for token in pointer) for pointer in pointers]
+def _left_out(body: bytes, ignore: Sequence[Pointer]) -> list[str]:
+    """The pointers of `cache.ignore` that lead to a member in this body."""
+    members = orjson.loads(body)
+    found = [pointer for pointer in ignore if any(isinstance(holder, dict) for holder, _ in places(members, pointer))]
+    return [written(pointer) for pointer in found]
 
 
 def _stored(settings: Settings, question: Question, path: str) -> _Stored:
@@ -160,7 +175,7 @@ def _is_fresh(listed: Listed, cache: CacheSettings) -> bool:
     return policy.is_fresh(listed.age_s, cache.ttl, Directives(), any_age=cache.mode == "replay")
 
 
-def _facts(settings: Settings, question: Question, left_out: list[str], stored: _Stored) -> Iterator[tuple[str, str]]:
+def _facts(settings: Settings, question: Question, applied: _Applied, stored: _Stored) -> Iterator[tuple[str, str]]:
     request = question.request
     yield "key", question.key
     yield "request", f"{request.method} {request.path}"
@@ -169,7 +184,8 @@ def _facts(settings: Settings, question: Question, left_out: list[str], stored: 
     yield "namespace", request.namespace or "-"
     yield "sample", str(request.sample)
     yield "vary", "; ".join(f"{name}: {value}" for name, value in request.vary) or "-"
-    yield "left out", ", ".join(left_out) or "-"
+    yield "left out", ", ".join(applied.left_out) or "-"
+    yield from (("normalized", _change_text(change)) for change in applied.changes)
     yield "model", question.model or "-"
     yield "stream", "yes" if question.stream else "no"
     yield "recorded", _stored_text(settings.cache, stored)
@@ -184,6 +200,12 @@ def _nearest_facts(found: Nearest) -> Iterator[tuple[str, str]]:
         yield "", f"and {found.differences.more} more"
 
 
+def _change_text(change: Change) -> str:
+    (pointer, pattern, replace), texts, matches = change
+    found = f"{matches} {'match' if matches == 1 else 'matches'} in {texts} {'text' if texts == 1 else 'texts'}"
+    return f"{written(pointer)}: {pattern} -> {replace or 'nothing'} ({found})"
+
+
 def _stored_text(cache: CacheSettings, stored: _Stored) -> str:
     if stored.damage:
         return f"damaged: {stored.damage}"
@@ -193,7 +215,7 @@ def _stored_text(cache: CacheSettings, stored: _Stored) -> str:
     return facts if _is_fresh(stored.listed, cache) else f"{facts}, stale: older than cache.ttl"
 
 
-def _document(settings: Settings, question: Question, left_out: list[str], stored: _Stored) -> dict[str, Any]:
+def _document(settings: Settings, question: Question, applied: _Applied, stored: _Stored) -> dict[str, Any]:
     request, listed = question.request, stored.listed
     recording = listed and {
         "recorded_at": listed.summary.recorded_at,
@@ -213,7 +235,11 @@ def _document(settings: Settings, question: Question, left_out: list[str], store
         "namespace": request.namespace,
         "sample": request.sample,
         "vary": request.vary,
-        "left_out": left_out,
+        "left_out": applied.left_out,
+        "normalized": [
+            {**rule._asdict(), "pointer": written(rule.pointer), "texts": texts, "matches": matches}
+            for rule, texts, matches in applied.changes
+        ],
         "model": question.model,
         "stream": question.stream,
         "canonical": request.body.decode(),

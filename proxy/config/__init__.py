@@ -23,6 +23,7 @@ from proxy.config.values import (
     Expression,
     FileOrDirectory,
     Listed,
+    NormalizeRule,
     Pointer,
     Port,
     ReplayPace,
@@ -135,6 +136,8 @@ class CacheSettings(_Section):
     """The POST routes that are cached; everything else under `/v1/` is passed through."""
     ignore: Listed[Pointer] = ()
     """Members of the request body left out of the key: requests that differ in them alone get the same answer."""
+    normalize: Listed[NormalizeRule] = ()
+    """Parts of texts replaced in the key, and in what is kept of a request; what goes upstream stays as it was sent."""
     vary: Listed[VaryHeader] = ("openai-beta",)
     """Request headers that are part of the key, and stored with the recording."""
     linger: Seconds = 5.0

@@ -173,7 +173,7 @@ def _read_section(body: yaml.MappingNode, path: str, section: str, keys: Collect
         if key not in keys:
             source.problems.append(_unknown_key(f"{path}: ", key, keys))
         elif node.tag != _NULL:
-            source.given[key] = Given(f"{path}: {key}", _value(node))
+            source.given[key] = Given(f"{path}: {key}", _value(node, f"{path}: {key}.", source.problems))
 
 
 def _pairs(mapping: yaml.MappingNode, prefix: str, problems: list[str]) -> Iterator[tuple[str, yaml.Node]]:
@@ -188,11 +188,20 @@ def _pairs(mapping: yaml.MappingNode, prefix: str, problems: list[str]) -> Itera
             yield name, value
 
 
-def _value(node: yaml.Node) -> object:
-    """Text, or a list of texts. An alias can make a node contain itself, so this looks no deeper than that."""
-    if isinstance(node, yaml.SequenceNode):
-        return [_scalar(item) for item in node.value]
-    return _scalar(node)
+def _value(node: yaml.Node, prefix: str, problems: list[str]) -> object:
+    """Text, or a list of texts and mappings of texts.
+
+    An alias can make a node contain itself, so this looks no deeper than that.
+    """
+    if not isinstance(node, yaml.SequenceNode):
+        return _scalar(node)
+    return [_item(item, prefix, problems) for item in node.value]
+
+
+def _item(node: yaml.Node, prefix: str, problems: list[str]) -> object:
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(node)
+    return {name: _scalar(value) for name, value in _pairs(node, prefix, problems)}
 
 
 def _scalar(node: yaml.Node) -> object:

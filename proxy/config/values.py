@@ -5,7 +5,7 @@ The rule: what is refused is refused with a sentence that tells a person what wa
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,7 +13,9 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
 from proxy.key import is_credential
+from proxy.normalize import Rule, refuse_unusable
 from proxy.pace import Pace
+from proxy.pointers import EVERY
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -30,6 +32,8 @@ _ROUTE = re.compile(r"/?(?:v1/)?(?!v1$)([A-Za-z0-9_~-][A-Za-z0-9_.~-]*(?:/[A-Za-
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+")  # RFC 6901 section 3
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _CREDENTIAL_HEADERS = frozenset(("cookie", "proxy-authorization"))  # besides those that the key knows
+
+_LONGEST_QUOTE = 60
 
 _Item = TypeVar("_Item")
 
@@ -134,13 +138,35 @@ def _route(value: object) -> str:
 def _pointer(value: object) -> object:
     if isinstance(value, tuple):
         return value
-    if value == "":
-        raise ValueError("expected a JSON pointer such as /user; an empty one would leave nothing in the key")
+    if value in ("", f"/{EVERY}"):
+        raise ValueError("expected a JSON pointer such as /user; this one would leave nothing in the key")
     if not isinstance(value, str) or not _POINTER.fullmatch(value):
         raise ValueError("expected a JSON pointer such as /user or /metadata/run")
     if value == "/stream":
         raise ValueError("/stream can't be left out of the key: an event stream is no answer to who asked for JSON")
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in value.split("/")[1:])
+    return _tokens(value)
+
+
+def _tokens(pointer: str) -> tuple[str, ...]:
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
+
+
+def _rule(value: object) -> Rule:
+    if isinstance(value, Rule):
+        return value
+    if not isinstance(value, Mapping) or not value or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(
+            "expected rules of a pointer, a pattern and what replaces it, such as "
+            "{pointer: /messages/*/content, pattern: '[0-9]{4}', replace: YEAR}"
+        )
+    if value.keys() != set(Rule._fields):
+        names = ", ".join(map(str, value))
+        raise ValueError(f"a rule has pointer, pattern and replace, and this one {names[:_LONGEST_QUOTE]}")
+    if not _POINTER.fullmatch(value["pointer"]):
+        raise ValueError(f"{value['pointer'][:_LONGEST_QUOTE]!r} is no JSON pointer such as /messages/*/content")
+    rule = Rule(_tokens(value["pointer"]), value["pattern"], value["replace"])
+    refuse_unusable(rule)
+    return rule
 
 
 def _vary_header(value: object) -> str:
@@ -199,7 +225,9 @@ ApiKey = Annotated[SecretStr | None, BeforeValidator(_api_key)]
 Route = Annotated[str, BeforeValidator(_route)]
 """`/v1/chat/completions`; may be written without the `/v1/`."""
 Pointer = Annotated[tuple[str, ...], BeforeValidator(_pointer)]
-"""A JSON pointer (RFC 6901) as its reference tokens, unescaped."""
+"""A JSON pointer (RFC 6901) as its reference tokens, unescaped; `*` stands for all of one level."""
+NormalizeRule = Annotated[Rule, PlainValidator(_rule)]
+"""A mapping of `pointer`, `pattern` and `replace`, each of them text."""
 VaryHeader = Annotated[str, BeforeValidator(_vary_header)]
 """The name of a request header in lower case, never one that carries a credential."""
 Expression = Annotated[str, BeforeValidator(_expression)]
