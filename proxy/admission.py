@@ -31,9 +31,9 @@ _DOT_SEGMENT = re.compile(rb"/\.{1,2}(?:[/;?#]|$)")
 _USER_INFO = re.compile(r"//[^/]*@")
 _CONTROL_OR_BACKSLASH = re.compile(rb"[\x00-\x1f\x7f\\]")
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
 _SAMPLE = re.compile(r"[0-9]{1,9}")
-_KNOWN_CONTROLS = frozenset((b"x-reprise-namespace", b"x-reprise-sample", b"x-reprise-pace"))
+_KNOWN_CONTROLS = frozenset((b"x-reprise-namespace", b"x-reprise-sample", b"x-reprise-session", b"x-reprise-pace"))
 _LONGEST_SHOWN = 100  # of a name in an answer: enough to find it by
 
 
@@ -44,6 +44,8 @@ class Controls(NamedTuple):
     namespace: str = ""
     sample: int = 0
     pace: Pace | None = None
+    session: str = ""
+    """In which samples are counted here; then the request says no `sample`."""
 
 
 def route(method: str, target: str, cached_routes: Collection[str]) -> Route:
@@ -100,14 +102,18 @@ def controls(fields: Headers) -> Controls:
     """What the control headers and `Cache-Control` ask for.
 
     Raises:
-        BadRequest: a value that can't be read, one given twice, or a control header that does not exist.
+        BadRequest: a value that can't be read, one given twice, or a control header that does not exist; a sample in a
+            session.
     """
     given = _given(fields)
+    if b"x-reprise-sample" in given and b"x-reprise-session" in given:
+        raise BadRequest("X-Reprise-Sample and X-Reprise-Session exclude each other: a session numbers what it asks.")
     return Controls(
         directives=policy.directives(headers.values(fields, b"cache-control")),
-        namespace=_namespace(given.get(b"x-reprise-namespace")),
+        namespace=_name("X-Reprise-Namespace", given.get(b"x-reprise-namespace")),
         sample=_sample(given.get(b"x-reprise-sample")),
         pace=_pace(given.get(b"x-reprise-pace")),
+        session=_name("X-Reprise-Session", given.get(b"x-reprise-session")),
     )
 
 
@@ -129,7 +135,7 @@ def _given(fields: Headers) -> dict[bytes, str]:
         if lowered not in _KNOWN_CONTROLS:
             raise BadRequest(
                 f"{shown} is no control header of this proxy; "
-                "there are X-Reprise-Namespace, X-Reprise-Sample and X-Reprise-Pace."
+                "there are X-Reprise-Namespace, X-Reprise-Sample, X-Reprise-Session and X-Reprise-Pace."
             )
         if lowered in given:
             raise BadRequest(f"{shown} is given twice; send it once.")
@@ -137,11 +143,11 @@ def _given(fields: Headers) -> dict[bytes, str]:
     return given
 
 
-def _namespace(text: str | None) -> str:
+def _name(header: str, text: str | None) -> str:
     if text is None:
         return ""
-    if not _NAMESPACE.fullmatch(text):
-        raise BadRequest("X-Reprise-Namespace takes 1 to 128 letters, digits or any of . _ : / @ + -")
+    if not _NAME.fullmatch(text):
+        raise BadRequest(f"{header} takes 1 to 128 letters, digits or any of . _ : / @ + -")
     return text
 
 

@@ -1,11 +1,14 @@
-"""From the body of a request to what it asks, and to its key.
+"""From the body of a request to what it asks: its key, and in a session which of several answers.
 
 The rule: no body holds up the event loop, however long it is and whatever is to be done to it.
 """
 
 import asyncio
 
-from proxy.question import Premise, Question, Questions
+from proxy.incoming import Incoming
+from proxy.intake import Intake
+from proxy.question import KeyRules, Premise, Question, Questions
+from proxy.sessions import Sessions, Turn
 
 # Reading this much JSON for the key takes under a millisecond, and 4 if it is all tiny values; more of it is read in a
 # thread, so that no stream waits for it.
@@ -19,8 +22,10 @@ _SEARCHED_AT_A_TIME = 2
 class Asking:
     """Reads bodies, as long as the settings that it is made of are in force."""
 
-    def __init__(self, questions: Questions) -> None:
+    def __init__(self, keys: KeyRules, questions: Questions, sessions: Sessions) -> None:
+        self._keys = keys
         self._questions = questions
+        self._sessions = sessions
         self._searching = asyncio.Semaphore(_SEARCHED_AT_A_TIME)
 
     async def question(self, premise: Premise, body: bytes) -> Question:
@@ -35,3 +40,23 @@ class Asking:
         if len(body) <= _KEYED_AT_ONCE_BYTES:
             return self._questions.question(premise, body)
         return await asyncio.to_thread(self._questions.question, premise, body)
+
+    async def in_turn(
+        self, request: Incoming, intake: Intake, question: Question, body: bytes
+    ) -> tuple[Question, Turn]:
+        """The same question for the answer whose turn it is in the session that the request names.
+
+        Raises:
+            BadRequest: the session asks too much, see `Sessions.next`.
+            Uncacheable: see `question`.
+        """
+        turn = self._sessions.next(intake.controls.session, question.key)
+        if turn.number:
+            controls = intake.controls._replace(sample=turn.number)
+            try:
+                premise = self._keys.premise(request.method, request.raw_path, request.raw_headers, controls)
+                question = await self.question(premise, body)
+            except BaseException:
+                turn.give_back()
+                raise
+        return question, turn

@@ -37,6 +37,7 @@ from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader, key_rules
 from proxy.question import Question, Questions
 from proxy.recording import Head, Headers
+from proxy.sessions import Turn
 from proxy.store import Store
 from proxy.traffic import Traffic
 from proxy.upstream import Outgoing, Upstream
@@ -61,6 +62,8 @@ class _Exchange:
     head: Head | None = None
     """That of the source; it is read for the log when the answer is out."""
     flight: Flight | None = None
+    turn: Turn | None = None
+    """In a session."""
 
 
 class Gateway:
@@ -78,7 +81,7 @@ class Gateway:
         self._heads = head_reader(settings, self._cors)
         keys = key_rules(settings)
         questions = Questions(keys.ignore, keys.normalize)
-        self._asking = Asking(questions)
+        self._asking = Asking(keys, questions, traffic.sessions)
         self.lane = FastLane(settings, self._heads, questions, flights, traffic)
         """For connections to ask first: what it answers never comes to `serve`."""
 
@@ -140,6 +143,8 @@ class Gateway:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
         try:
             question = await self._asking.question(intake.premise, body)
+            if intake.controls.session:
+                question, exchange.turn = await self._asking.in_turn(request, intake, question, body)
         except Uncacheable as uncacheable:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
         _note_question(exchange.line, question)
@@ -204,6 +209,8 @@ class Gateway:
         """Write the log line, as soon as it is known whether the answer is stored."""
         line, flight = exchange.line, exchange.flight
         exchange.client.measure(line)
+        if exchange.turn is not None:
+            _end_turn(exchange.turn, exchange)
         if flight is None:
             self._traffic.ledger.enter(line, exchange.head)
         elif flight.settled.done():
@@ -228,6 +235,13 @@ def _own_id(exchange: _Exchange) -> Headers:
 
 def _note_question(line: RequestLine, question: Question) -> None:
     line.key, line.model, line.stream = question.key, question.model, question.stream
+
+
+def _end_turn(turn: Turn, exchange: _Exchange) -> None:
+    if exchange.flight is not None:
+        exchange.flight.settled.add_done_callback(turn.settle)
+    elif exchange.line.cache != "HIT":
+        turn.give_back()
 
 
 def _break_off(exchange: _Exchange, outcome: Outcome, why: str) -> None:

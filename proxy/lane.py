@@ -111,7 +111,7 @@ class FastLane:
             intake = self._reader.read(message.method, message.path, message.version, message.raw_headers)
         except RepriseError:
             return
-        if intake.premise is None:
+        if intake.premise is None or intake.controls.session:  # what a session gets, others have to count
             return
         if len(self._known) >= _MOST_HEADS:
             self._known.clear()

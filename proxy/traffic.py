@@ -9,6 +9,7 @@ from collections.abc import Callable
 from proxy.allowance import Allowance
 from proxy.events import RequestLine
 from proxy.ledger import Ledger
+from proxy.sessions import Sessions
 
 # Of the bodies of requests on cached routes, each of which counts until its answer is out or its client has left. Four
 # of the largest find room in any case.
@@ -23,6 +24,7 @@ class Traffic:
         self.bodies = Allowance(0)
         self.ledger = Ledger(watch)
         """Of those that have been answered."""
+        self.sessions = Sessions()
         self.adjust(max_body_bytes)
         self.draining = False
         """Whether new requests are turned away."""

@@ -39,7 +39,7 @@ FLOORS = {
     "settings and log": ["config", "config.*", "forms", "events"],
     # asyncio lives from here on up.
     "waiting": [
-        *("background", "balance", "traffic", "turns", "ledger", "outlet"),
+        *("background", "balance", "sessions", "traffic", "turns", "ledger", "outlet"),
         *("live", "flight", "flights", "opening", "playback"),
         *("accepting", "listening", "connection", "lane_connection", "incoming", "request_body", "client"),
         *("upstream", "faults", "resolver", "streams", "wire"),

@@ -31,6 +31,9 @@ from tests.harness import (
         ("X-Reprise-Sample", "-1"),
         ("X-Reprise-Sample", "1.0"),
         ("X-Reprise-Sample", "first"),
+        ("X-Reprise-Session", ""),
+        ("X-Reprise-Session", "two words"),
+        ("X-Reprise-Session", "s" * 129),
         ("X-Reprise-Pace", ""),
         ("X-Reprise-Pace", "fast"),
         ("X-Reprise-Pace", "0x"),
@@ -62,21 +65,32 @@ async def test_a_control_header_that_is_given_twice_is_refused(proxy: Proxy) -> 
     assert (await proxy.send("POST", CHAT, fields, b"{}")).status == 400
 
 
+async def test_a_sample_in_a_session_is_refused(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """Both say which of several answers is asked for."""
+    response = await proxy.ask(headers={"X-Reprise-Session": "one", "X-Reprise-Sample": "0"})
+
+    assert response.status == 400
+    assert b"X-Reprise-Sample and X-Reprise-Session exclude each other" in await response.body()
+    assert upstream.requests_seen == 0
+
+
 CONTROLS = {
     "Cache-Control": "no-cache, max-age=5, no-transform",
     "X-Reprise-Namespace": "mine",
-    "X-Reprise-Sample": "3",
     "X-Reprise-Pace": "2x",
     "X-Other": "travels",
 }
 
 
 @pytest.mark.parametrize("body", [orjson.dumps(PROMPT), b"not JSON"], ids=["cacheable", "uncacheable"])
-async def test_what_is_said_to_the_proxy_stays_with_it(body: bytes, proxy: Proxy, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("number", ["X-Reprise-Sample", "X-Reprise-Session"])
+async def test_what_is_said_to_the_proxy_stays_with_it(
+    body: bytes, number: str, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
     """Neither directives nor control headers travel upstream; all else does."""
     upstream.will_send(plain(ANSWER))
 
-    assert (await proxy.ask(body, headers=CONTROLS)).status == 200
+    assert (await proxy.ask(body, headers={**CONTROLS, number: "3"})).status == 200
 
     (received,) = upstream.received
     head = received.head.lower()

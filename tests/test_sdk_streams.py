@@ -156,6 +156,22 @@ async def test_what_the_sdk_retries_is_recorded_in_the_end(make_sdk: MakeSdk, up
     assert upstream.requests_seen == 3
 
 
+async def test_in_a_session_each_call_has_an_answer_of_its_own(make_sdk: MakeSdk, upstream: ScriptedUpstream) -> None:
+    """Also one that the SDK had to try twice: replayed, the calls get what they got when it was recorded."""
+    upstream.will_send(plain(LIMIT_REACHED, b"retry-after-ms: 1", status=b"429 Too Many Requests"))
+    for answer in ((HELLO, WORLD, DONE), (HELLO, HELLO, WORLD, DONE), (WORLD, DONE)):
+        upstream.will_send(*stream(*answer))
+    sdk = make_sdk(max_retries=2)
+
+    recorded = [await sdk.ask(CHAT_STREAMED, {"X-Reprise-Session": "one"}) for _ in range(3)]
+    replayed = [await sdk.ask(CHAT_STREAMED, {"X-Reprise-Session": "two"}) for _ in range(3)]
+
+    assert [len(answer.said) for answer in recorded] == [2, 3, 1]
+    assert [answer.said for answer in replayed] == [answer.said for answer in recorded]
+    assert [answer.cache for answer in recorded + replayed] == ["MISS"] * 3 + ["HIT"] * 3
+    assert upstream.requests_seen == 4
+
+
 async def test_a_stream_left_early_is_not_paid_twice(sdk: Sdk, upstream: ScriptedUpstream) -> None:
     """Who comes back in time joins what goes on, and hears it from its beginning."""
     half_way = Barrier()

@@ -79,6 +79,7 @@ async def test_an_answer_that_cannot_be_recorded_is_joined_by_nobody(
         (("Cache-Control", "no-store"), "JOINED"),
         (("Cache-Control", "max-age=0"), "JOINED"),
         (("X-Reprise-Pace", "recorded"), "JOINED"),
+        (("X-Reprise-Session", "one"), "JOINED"),
         (("Authorization", "Bearer sk-other"), "JOINED"),
     ],
     ids=lambda value: value if isinstance(value, str) else ": ".join(value),
