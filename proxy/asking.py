@@ -35,8 +35,7 @@ class Asking:
             Uncacheable: it has no key, with the reason.
         """
         if self._questions.take_long:
-            async with self._searching:
-                return await asyncio.to_thread(self._questions.question, premise, body)
+            return await self._searched(premise, body)
         if len(body) <= _KEYED_AT_ONCE_BYTES:
             return self._questions.question(premise, body)
         return await asyncio.to_thread(self._questions.question, premise, body)
@@ -60,3 +59,10 @@ class Asking:
                 turn.give_back()
                 raise
         return question, turn
+
+    async def _searched(self, premise: Premise, body: bytes) -> Question:
+        await self._searching.acquire()
+        reading = asyncio.get_running_loop().run_in_executor(None, self._questions.question, premise, body)
+        # Not when the client leaves, since the thread goes on: of those that come and leave there may be any number.
+        reading.add_done_callback(lambda _: self._searching.release())
+        return await asyncio.shield(reading)

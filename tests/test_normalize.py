@@ -268,6 +268,26 @@ async def test_a_text_that_is_a_trap_holds_up_nobody(start_proxy: StartProxy, up
     assert orjson.loads(upstream.received[1].body) == trap
 
 
+async def test_who_leaves_makes_no_room_for_another_trap(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search that he has begun goes on, and counts until it has come to its end."""
+    monkeypatch.setattr("proxy.asking._SEARCHED_AT_A_TIME", 1)
+    upstream.will_send(plain(ANSWER))
+    proxy = await start_proxy(cache__normalize=[TRAP])
+    searching = proxy.app._gateway._asking._searching
+
+    leaving = await start_asking(proxy, {"messages": [{"role": "user", "content": "a" * 60 + "d" + "b"}]})
+    await until(searching.locked)
+    await leaving.close()
+    await until(lambda: proxy.app._traffic.active == 0)
+    assert searching.locked()
+
+    assert await words(proxy.ask(), proxy.ask()) == ["MISS", "HIT"]
+    assert not searching.locked()
+    assert upstream.requests_seen == 1
+
+
 async def test_other_rules_hold_from_the_next_request_on(
     proxy: Proxy, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
