@@ -15,6 +15,7 @@
     │   ├── UpstreamUnreachable      502 upstream_unreachable
     │   ├── UpstreamInvalidResponse  502 upstream_invalid_response
     │   └── UpstreamTimeout          504 upstream_timeout
+    ├── StagedFailure                the error that the request asks for
     ├── Draining                     503 draining
     ├── Overloaded                   503 overloaded
     └── InternalError                500 internal_error, a bug of ours
@@ -24,9 +25,24 @@
 A message never names the upstream's address, a credential, or anything else that the operator keeps to himself.
 """
 
+from http import HTTPStatus
 from typing import ClassVar, Literal
 
 import orjson
+
+# Type and code of OpenAI's errors, where they are not those of all in their class.
+_KNOWN_FAILURES: dict[int, tuple[str, str | None]] = {
+    401: ("invalid_request_error", "invalid_api_key"),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+_WHEN_TO_RETRY = (
+    (b"retry-after", b"1"),
+    (b"retry-after-ms", b"250"),  # soon, since whoever asks for it is a test; the other one has whole seconds only
+    (b"x-ratelimit-limit-requests", b"500"),
+    (b"x-ratelimit-remaining-requests", b"0"),
+    (b"x-ratelimit-reset-requests", b"250ms"),
+)
 
 Outcome = Literal["complete", "client_disconnected", "upstream_truncated", "upstream_error", "rejected"]
 
@@ -34,7 +50,7 @@ Outcome = Literal["complete", "client_disconnected", "upstream_truncated", "upst
 class RepriseError(Exception):
     """An answer of the proxy's own, in OpenAI's error form."""
 
-    status: ClassVar[int]
+    status: int
     code: ClassVar[str]
     outcome: ClassVar[Outcome] = "rejected"
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -121,6 +137,23 @@ class UpstreamInvalidResponse(UpstreamFailed):
 
 class UpstreamTimeout(UpstreamFailed):
     status, code = 504, "upstream_timeout"
+
+
+class StagedFailure(RepriseError):
+    """What an upstream in trouble would have answered: status, form and headers are OpenAI's."""
+
+    code = "staged_fault"
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{HTTPStatus(status).phrase}, as X-Reprise-Fault asked.")
+        self.status = status
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.headers = _WHEN_TO_RETRY
+
+    def body(self) -> bytes:
+        of_its_class = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        kind, code = _KNOWN_FAILURES.get(self.status, (of_its_class, None))
+        return orjson.dumps({"error": {"message": self.message, "type": kind, "param": None, "code": code}})
 
 
 class Draining(RepriseError):

@@ -1,6 +1,7 @@
 """The pace of a replay: at once, in the recorded rhythm, faster or slower than it, or a fixed gap between frames."""
 
 import re
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 _SPEED = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)x")
@@ -31,10 +32,8 @@ class Pace(NamedTuple):
             return cls("recorded")
         if (match := _SPEED.fullmatch(text)) and float(match[1]) >= _SLOWEST:
             return cls("recorded", float(match[1]))
-        if match := _GAP.fullmatch(text):
-            gap_s = float(match[1]) * (0.001 if match[2] == "ms" else 1.0)
-            if gap_s <= _LONGEST_GAP_S:
-                return cls("gap", gap_s)
+        with suppress(ValueError):
+            return cls("gap", pause_s(text))
         raise ValueError("expected instant, recorded, a speed such as 2x or 0.5x, or a gap such as 20ms")
 
     def due_s(self, frame: int, arrived_us: int) -> float:
@@ -46,3 +45,20 @@ class Pace(NamedTuple):
                 return arrived_us / 1e6 / self.factor
             case "gap":
                 return frame * self.factor
+
+
+FRAME_BY_FRAME = Pace("gap", 0.0)
+"""At once, but not in one piece."""
+
+
+def pause_s(text: str) -> float:
+    """Read `20ms` or `2s`, in seconds.
+
+    Raises:
+        ValueError: it is neither, or more than a minute.
+    """
+    if match := _GAP.fullmatch(text):
+        given_s = float(match[1]) * (0.001 if match[2] == "ms" else 1.0)
+        if given_s <= _LONGEST_GAP_S:
+            return given_s
+    raise ValueError("a time such as 20ms or 2s, a minute at most")
