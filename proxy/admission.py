@@ -13,6 +13,7 @@ from proxy.errors import BadRequest, ExpectationFailed, MethodNotAllowed, Unknow
 from proxy.pace import Pace
 from proxy.policy import Directives
 from proxy.recording import Headers
+from proxy.staged import StagedFault
 
 Route = Literal["cached", "passed", "healthz", "readyz"]
 
@@ -33,7 +34,9 @@ _CONTROL_OR_BACKSLASH = re.compile(rb"[\x00-\x1f\x7f\\]")
 
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
 _SAMPLE = re.compile(r"[0-9]{1,9}")
-_KNOWN_CONTROLS = frozenset((b"x-reprise-namespace", b"x-reprise-sample", b"x-reprise-session", b"x-reprise-pace"))
+_KNOWN_CONTROLS = frozenset(
+    (b"x-reprise-namespace", b"x-reprise-sample", b"x-reprise-session", b"x-reprise-pace", b"x-reprise-fault")
+)
 _LONGEST_SHOWN = 100  # of a name in an answer: enough to find it by
 
 
@@ -46,6 +49,7 @@ class Controls(NamedTuple):
     pace: Pace | None = None
     session: str = ""
     """In which samples are counted here; then the request says no `sample`."""
+    fault: StagedFault | None = None
 
 
 def route(method: str, target: str, cached_routes: Collection[str]) -> Route:
@@ -114,6 +118,7 @@ def controls(fields: Headers) -> Controls:
         sample=_sample(given.get(b"x-reprise-sample")),
         pace=_pace(given.get(b"x-reprise-pace")),
         session=_name("X-Reprise-Session", given.get(b"x-reprise-session")),
+        fault=_fault(given.get(b"x-reprise-fault")),
     )
 
 
@@ -134,8 +139,8 @@ def _given(fields: Headers) -> dict[bytes, str]:
         shown = name[:_LONGEST_SHOWN].decode("latin-1")
         if lowered not in _KNOWN_CONTROLS:
             raise BadRequest(
-                f"{shown} is no control header of this proxy; "
-                "there are X-Reprise-Namespace, X-Reprise-Sample, X-Reprise-Session and X-Reprise-Pace."
+                f"{shown} is no control header of this proxy; there are X-Reprise-Namespace, X-Reprise-Sample, "
+                "X-Reprise-Session, X-Reprise-Pace and X-Reprise-Fault."
             )
         if lowered in given:
             raise BadRequest(f"{shown} is given twice; send it once.")
@@ -166,3 +171,12 @@ def _pace(text: str | None) -> Pace | None:
         return Pace.parse(text)
     except ValueError as error:
         raise BadRequest(f"X-Reprise-Pace: {error}.") from error
+
+
+def _fault(text: str | None) -> StagedFault | None:
+    if text is None:
+        return None
+    try:
+        return StagedFault.parse(text)
+    except ValueError as error:
+        raise BadRequest(f"X-Reprise-Fault: {error}.") from error

@@ -72,6 +72,8 @@ class RequestLine:
     duration_ms: float | None = None
     usage: Usage | None = None
     error: str | None = None
+    fault: str | None = None
+    """What the client asked to go wrong."""
     quiet: bool = False
     """Of interest only to whoever looks for it: a health check, a preflight."""
 

@@ -55,6 +55,7 @@ class Flight:
         self.sent = outgoing.headers
         self._bypass = bypass
         self._terms = terms
+        self._linger_s: float | None = terms.linger_s
         self._sent_s = self._head_s = time.monotonic()
         self._log = LiveLog(self, terms.limit_bytes if question else 0, terms.held, time.monotonic)
         self._answer: Answer | None = None
@@ -200,6 +201,10 @@ class Flight:
 
     # The last listener has left
 
+    def hear_out(self) -> None:
+        """Let it go on to its end for the store, whoever leaves: a listener of it is going to be cut off on purpose."""
+        self._linger_s = None
+
     def _last_one_left(self) -> None:
         if self.question is not None and self._log.kept.is_whole and not self.settled.done():
             self._lingering = self._terms.start(self._linger())
@@ -208,7 +213,7 @@ class Flight:
 
     async def _linger(self) -> None:
         """Let it go on for one who comes back, and for the store; then give up."""
-        await asyncio.wait((self.settled,), timeout=self._terms.linger_s)
+        await asyncio.wait((self.settled,), timeout=self._linger_s)
         if not self.settled.done() and await self._lacks_only_its_framing():
             await asyncio.wait((self.settled,), timeout=_FRAMING_GRACE_S)
         if not self._log.ended:

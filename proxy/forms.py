@@ -49,6 +49,7 @@ def for_people(facts: Mapping[str, Any], *, colours: bool) -> str:
         ("", f"{facts['bytes']:,} B"),
         (_RED, facts["outcome"] if facts["outcome"] != "complete" else ""),
         (_DIM, _visible(facts.get("error") or facts.get("not_stored_because") or "")),
+        (_YELLOW, f"staged {facts['fault']}" if "fault" in facts else ""),
         (_DIM, facts["id"]),
         (_DIM, f"worker {facts['worker']}" if "worker" in facts else ""),
     )

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from proxy import admission, events, headers
+from proxy import admission, events, headers, staging
 from proxy.asking import Asking
 from proxy.canonical import Uncacheable
 from proxy.client import Client
@@ -35,7 +35,7 @@ from proxy.incoming import Incoming, PlainRequest
 from proxy.intake import Intake
 from proxy.lane import FastLane
 from proxy.lookup import Ask, Found, Lookup, head_reader, key_rules
-from proxy.question import Question, Questions
+from proxy.question import Questions
 from proxy.recording import Head, Headers
 from proxy.sessions import Turn
 from proxy.store import Store
@@ -127,6 +127,9 @@ class Gateway:
         if intake.refusal:
             raise intake.refusal
         ask = await self._ask(exchange, intake)
+        if (fault := intake.controls.fault) is not None:
+            exchange.line.fault = fault.text
+            await staging.refuse(fault)
         if not await self._relay(exchange, await self._lookup.find(ask)):
             await self._relay(exchange, await self._lookup.find(ask._replace(may_join=False)))
 
@@ -147,7 +150,8 @@ class Gateway:
                 question, exchange.turn = await self._asking.in_turn(request, intake, question, body)
         except Uncacheable as uncacheable:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
-        _note_question(exchange.line, question)
+        line = exchange.line
+        line.key, line.model, line.stream = question.key, question.model, question.stream
         is_absent = isinstance(request, PlainRequest) and request.is_absent
         return Ask(outgoing, intake.controls, intake.plan, question, is_absent=is_absent)
 
@@ -160,6 +164,9 @@ class Gateway:
         line.cache, line.usage = found.word, found.usage
         exchange.flight = found.source if isinstance(found.source, Flight) else None
         with found.source.listening() as response:
+            if exchange.intake and (fault := exchange.intake.controls.fault):
+                target = exchange.request.raw_path
+                response = staging.staged(response, fault, target, exchange.flight)  # noqa: PLW2901 - with a fault
             head = await response.head()
             if found.borrowed:
                 if head.status in _ABOUT_THE_CALLER:
@@ -231,10 +238,6 @@ class Gateway:
 
 def _own_id(exchange: _Exchange) -> Headers:
     return ((b"X-Reprise-Id", exchange.line.id.encode()),)
-
-
-def _note_question(line: RequestLine, question: Question) -> None:
-    line.key, line.model, line.stream = question.key, question.model, question.stream
 
 
 def _end_turn(turn: Turn, exchange: _Exchange) -> None:

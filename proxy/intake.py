@@ -51,8 +51,15 @@ class Intake(NamedTuple):
 class HeadReader:
     """Reads heads of requests, as long as the settings that it is made of are in force."""
 
-    def __init__(
-        self, mode: Mode, routes: frozenset[str], keys: KeyRules, cors: Cors, authorization: bytes | None
+    def __init__(  # noqa: PLR0913 - what the settings say, each by its name
+        self,
+        *,
+        mode: Mode,
+        routes: frozenset[str],
+        keys: KeyRules,
+        cors: Cors,
+        authorization: bytes | None,
+        allow_faults: bool,
     ) -> None:
         """`authorization` is sent upstream in place of the caller's."""
         self._mode = mode
@@ -60,6 +67,7 @@ class HeadReader:
         self._keys = keys
         self._cors = cors
         self._authorization = authorization
+        self._allow_faults = allow_faults
         # A length differs from body to body. Nothing of an `Intake` follows from it, unless it is part of the key.
         self._length_matters = _LENGTH in {with_hyphens(name).lower().encode() for name in keys.vary}
         self._known: dict[tuple[str, str, tuple[int, int], Headers], Intake] = {}
@@ -92,7 +100,7 @@ class HeadReader:
         if route in ("healthz", "readyz"):
             return Intake(route, cors)
         try:
-            controls = admission.controls(fields)
+            controls = self._controls(fields)
         except BadRequest as refusal:
             return Intake(route, cors, refusal=refusal)
         cached = route == "cached"
@@ -105,6 +113,15 @@ class HeadReader:
             bypass="route",
         )
         return self._with_premise(intake, method, target, fields) if cached else intake
+
+    def _controls(self, fields: Headers) -> Controls:
+        controls = admission.controls(fields)
+        if controls.fault is not None and not self._allow_faults:
+            # Not ignored: the test that asks for a fault would pass without having met one.
+            raise BadRequest(
+                "X-Reprise-Fault is not taken by this proxy. Set server.allow_faults: true in one that tests use."
+            )
+        return controls
 
     def _with_premise(self, intake: Intake, method: str, target: str, fields: Headers) -> Intake:
         try:

@@ -111,7 +111,8 @@ class FastLane:
             intake = self._reader.read(message.method, message.path, message.version, message.raw_headers)
         except RepriseError:
             return
-        if intake.premise is None or intake.controls.session:  # what a session gets, others have to count
+        controls = intake.controls
+        if intake.premise is None or controls.session or controls.fault is not None:  # each time another answer
             return
         if len(self._known) >= _MOST_HEADS:
             self._known.clear()

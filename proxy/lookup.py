@@ -18,6 +18,7 @@ from proxy.key import credential_scope
 from proxy.missed import Missed
 from proxy.normalize import Normalizer
 from proxy.outlet import Outlet
+from proxy.pace import FRAME_BY_FRAME
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question
@@ -84,6 +85,7 @@ def head_reader(settings: Settings, cors: Cors) -> HeadReader:
         keys=key_rules(settings),
         cors=cors,
         authorization=b"Bearer " + api_key.get_secret_value().encode() if api_key else None,
+        allow_faults=settings.server.allow_faults,
     )
 
 
@@ -152,8 +154,11 @@ class Lookup:
 
     def _replay(self, recording: Recording, ask: Ask) -> Found:
         self._store.count_hit(recording.key)
+        pace = ask.controls.pace or self._pace
+        if ask.controls.fault is not None and pace.kind == "instant":
+            pace = FRAME_BY_FRAME  # since faults count frames
         return Found(
-            source=Playback(recording, ask.controls.pace or self._pace),
+            source=Playback(recording, pace),
             word="HIT",
             status=f'hit; key="{recording.key}"',
             age_s=recording.age_s(time.time()),

@@ -58,7 +58,7 @@ FLOORS = {
         *("cassette", "cassette.directory", "cassette.archive", "cassette.layer", "cassette.copying"),
         *STORE_ON_DISK,
     ],
-    "journey": ["asking", "missed", "lookup", "lane", "gateway"],
+    "journey": ["asking", "missed", "lookup", "lane", "staging", "gateway"],
     "assembly": [
         *("app", "orders", "run", "worker", "workers", "supervisor", "demo", "testing", "pytest_plugin"),
         *("commands", "commands.*", "cli", "__main__"),

@@ -454,3 +454,10 @@ def test_ids_are_new_each_time() -> None:
 
     assert len(ids) == 1000
     assert all(len(one) == 16 and one.isalnum() for one in ids)
+
+
+@pytest.mark.parametrize("show", [as_text, lambda line: str(as_json(line))])
+def test_a_fault_that_was_asked_for_is_told_from_others(show: Callable[[RequestLine], str]) -> None:
+    """Or somebody would look for what has failed."""
+    assert "cut-after=5" in show(a_line(fault="cut-after=5", outcome="upstream_truncated"))
+    assert "fault" not in as_json(a_line())

@@ -35,10 +35,21 @@ OPENAI: Headers = (
 
 
 def reader(
-    *, vary: tuple[str, ...] = ("openai-beta",), origins: tuple[str, ...] = (), authorization: bytes | None = None
+    *,
+    vary: tuple[str, ...] = ("openai-beta",),
+    origins: tuple[str, ...] = (),
+    authorization: bytes | None = None,
+    allow_faults: bool = False,
 ) -> HeadReader:
     keys = KeyRules("u", per_credential=True, vary=vary, ignore=())
-    return HeadReader("cache", ROUTES, keys, Cors(origins), authorization)
+    return HeadReader(
+        mode="cache",
+        routes=ROUTES,
+        keys=keys,
+        cors=Cors(origins),
+        authorization=authorization,
+        allow_faults=allow_faults,
+    )
 
 
 def with_length(length: bytes, spelling: bytes = b"Content-Length") -> Headers:

@@ -82,6 +82,8 @@ class ServerSettings(_Section):
     """Further connections wait in the system's queue to be accepted, idle ones count; 0 for no bound."""
     fast_lane: Switch = True
     """Plain requests whose recordings are in memory are answered ahead of the HTTP server, byte for byte the same."""
+    allow_faults: Switch = False
+    """A request may have its own answer go wrong by `X-Reprise-Fault`, to test what its program makes of it."""
     cors_origins: Listed[Origin] = ()
     """Origins whose pages may call the proxy, as browsers spell them, or `*`; preflights are then answered here."""
 
