@@ -1,0 +1,246 @@
+"""The pytest plugin, in a project of somebody else's: recorded once, replayed with the upstream gone, and counted."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+
+pytest_plugins = ["pytester"]
+
+NOWHERE = "http://127.0.0.1:9/v1"  # the discard port, where nobody listens
+
+HELPER = """
+import json, os, urllib.error, urllib.request
+
+def ask(text, base_url=None, **more):
+    body = {"model": "m", "messages": [{"role": "user", "content": text}], **more}
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
+    url = (base_url or os.environ["OPENAI_BASE_URL"]) + "/chat/completions"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.headers["X-Cache-Status"], answer.read()
+    except urllib.error.HTTPError as refused:
+        raise AssertionError(refused.read().decode()) from None
+"""
+
+
+class Project:
+    """A directory with tests in it, run as its owner would."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._pytester = pytester
+        self._monkeypatch = monkeypatch
+        pytester.makepyfile(helper=HELPER)
+        self.path: Path = pytester.path
+
+    def write(self, **files: str) -> None:
+        self._pytester.makepyfile(
+            **{name: f"from helper import ask\nimport pytest\n{text}" for name, text in files.items()}
+        )
+
+    def run(self, *arguments: str, upstream: str = NOWHERE, apart: bool = False, **env: str) -> pytest.RunResult:
+        """Run its tests, with nothing set that is not given; `apart`: in a process that has imported nothing yet."""
+        for name in ("CI", "OPENAI_API_KEY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS"):
+            self._monkeypatch.delenv(name, raising=False)
+        python_path = os.fspath(Path(__file__).parent.parent)
+        given = {"OPENAI_BASE_URL": upstream, "PYTHONPATH": python_path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env}
+        for name, value in given.items():
+            self._monkeypatch.setenv(name, value)
+        plugins = [part for name in ("no:cacheprovider", "reprise", "xdist") for part in ("-p", name)]
+        if apart:
+            return self._pytester.runpytest_subprocess(*plugins, *arguments, timeout=60)
+        return self._pytester.runpytest_inprocess(*plugins, *arguments)
+
+    def cassette(self, name: str) -> Sequence[str]:
+        return sorted(path.stem for path in (self.path / "cassettes" / name).glob("*.json"))
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(pytester, monkeypatch)
+
+
+def test_a_test_is_recorded_once_and_then_needs_neither_upstream_nor_key(project: Project, simulator: str) -> None:
+    """The same bytes each time; where CI is set nothing is recorded by itself."""
+    project.write(
+        test_river="""
+def test_river(reprise):
+    word, body = ask("Name a river.", stream=True)
+    print(f"[{word} {hash(body)}]")
+    assert body.endswith(b"data: [DONE]\\n\\n")
+"""
+    )
+    hashed = {"PYTHONHASHSEED": "0"}
+
+    unrecorded = project.run("-s", CI="true")
+    first = project.run("-s", upstream=simulator, **hashed)
+    again = project.run("-s", CI="true", **hashed)
+
+    unrecorded.assert_outcomes(failed=1)
+    first.assert_outcomes(passed=1)
+    again.assert_outcomes(passed=1)
+    said = [
+        [line for line in result.outlines if line.startswith(("[", "test_river.py ["))] for result in (first, again)
+    ]
+    assert said[0][0].replace("MISS", "HIT") == said[1][0]
+    assert len(project.cassette("test_river")) == 1
+    again.stdout.fnmatch_lines(["recordings: 1 used, 0 missed, 0 new, 0 that no test asked for"])
+
+
+def test_who_changes_a_word_reads_what_was_recorded_and_what_was_asked(project: Project, simulator: str) -> None:
+    """In the failure itself."""
+    project.write(test_river='def test_river(reprise):\n    ask("It is Tuesday. Name a river.")\n')
+    project.run(upstream=simulator)
+    project.write(test_river='def test_river(reprise):\n    ask("It is Wednesday. Name a river.")\n')
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "replay_miss" in text
+    assert "Tuesday" in text
+    result.stdout.fnmatch_lines(["recordings: 0 used, 1 missed, 0 new, 1 that no test asked for"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "first", "second"),
+    [("none", None, None), ("once", "HIT", None), ("new_episodes", "HIT", "MISS"), ("all", "REFRESH", "REFRESH")],
+)
+def test_record_modes_do_what_they_do_in_vcrpy(
+    mode: str, first: str | None, second: str | None, project: Project, simulator: str
+) -> None:
+    """With a cassette that holds the answer to one of two questions, or none at all."""
+    if mode != "none":
+        project.write(test_two='def test_first(reprise):\n    ask("one")\n')
+        project.run(upstream=simulator)
+    project.write(
+        test_two=f"""
+def test_first(reprise):
+    assert ask("one")[0] == {first!r}
+
+def test_second(reprise):
+    assert ask("two")[0] == {second!r}
+"""
+    )
+
+    result = project.run(f"--reprise-record={mode}", upstream=simulator)
+
+    passed = sum(word is not None for word in (first, second))
+    result.assert_outcomes(passed=passed, failed=2 - passed)
+    assert len(project.cassette("test_two")) == {"none": 0, "once": 1, "new_episodes": 2, "all": 2}[mode]
+
+
+def test_strict_fails_on_recordings_that_no_test_asks_for(project: Project, simulator: str) -> None:
+    """Not where only some of the tests have run."""
+    both = 'def test_first(reprise):\n    ask("one")\n\ndef test_second(reprise):\n    ask("two")\n'
+    project.write(test_two=both)
+    project.run(upstream=simulator)
+
+    some = project.run("--reprise-strict", "-k", "first")
+    project.write(test_two='def test_first(reprise):\n    ask("one")\n')
+    strict, lenient = project.run("--reprise-strict"), project.run()
+
+    assert (some.ret, strict.ret, lenient.ret) == (0, 1, 0)
+    strict.stdout.fnmatch_lines(["no test asked for these in cassettes/test_two: *", "*--reprise-strict*"])
+
+
+def test_several_processes_share_cassettes_and_one_report(project: Project, simulator: str) -> None:
+    """What one of them has just recorded is no old cassette to the others."""
+    project.write(test_many='@pytest.mark.parametrize("n", range(6))\ndef test_it(n, reprise):\n    ask(str(n))\n')
+
+    first = project.run("-n", "2", upstream=simulator)
+    again = project.run("-n", "2", "--reprise-strict", CI="1")
+
+    first.assert_outcomes(passed=6)
+    again.assert_outcomes(passed=6)
+    first.stdout.fnmatch_lines(["recordings: 0 used, 0 missed, 6 new, *"])
+    again.stdout.fnmatch_lines(["recordings: 6 used, 0 missed, 0 new, 0 that no test asked for"])
+
+
+def test_a_marker_sets_options_for_one_test(project: Project, simulator: str) -> None:
+    """Here, what is no part of the key; and a cassette of its own."""
+    project.write(
+        test_user="""
+@pytest.mark.reprise(ignore=["/user"], per="test")
+@pytest.mark.parametrize("user", ["one", "other"])
+def test_users_are_all_alike(user, reprise):
+    ask("Hello?", user="ann")
+    assert ask("Hello?", user=user)[0] == "HIT"
+
+def test_users_are_not(reprise):
+    ask("Hello?", user="ann")
+    assert ask("Hello?", user="bob")[0] == "MISS"
+
+@pytest.mark.reprise(pase="instant")
+def test_a_mistake(reprise):
+    pass
+"""
+    )
+
+    result = project.run(upstream=simulator)
+
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*pase*"])
+    kept = sorted(path.relative_to(project.path / "cassettes").as_posix() for path in project.path.rglob("*.body"))
+    assert [path.rpartition("/")[0] for path in kept] == [
+        *["test_user"] * 2,
+        "test_user/test_users_are_all_alike[one]",
+        "test_user/test_users_are_all_alike[other]",
+    ]
+
+
+def test_programs_that_a_test_starts_ask_the_proxy(project: Project, simulator: str) -> None:
+    """All they need is the environment, which is as it was when the test is over; a real key does not go anywhere."""
+    project.write(
+        test_program="""
+import os, subprocess, sys
+
+def test_program(reprise):
+    said = subprocess.check_output([sys.executable, "-c", "import helper; print(helper.ask('Hello?')[0])"], text=True)
+    assert said.strip() in ("MISS", "HIT")
+    assert os.environ["OPENAI_BASE_URL"] == reprise.base_url
+    assert os.environ["OPENAI_API_KEY"] == ("sk-none-needed" if reprise.replays else "sk-real")
+
+def test_afterwards():
+    assert os.environ["OPENAI_API_KEY"] == "sk-real"
+    assert os.environ["OPENAI_BASE_URL"] != "none"
+"""
+    )
+
+    for _ in range(2):
+        project.run(upstream=simulator, OPENAI_API_KEY="sk-real").assert_outcomes(passed=2)
+    text = b"".join(path.read_bytes() for path in project.path.rglob("*.json"))
+    assert b"sk-" not in text
+
+
+def test_a_run_without_the_fixture_imports_nothing_of_the_proxy(project: Project) -> None:
+    """Everybody who has it installed loads the plugin."""
+    project.write(
+        test_idle="""
+import sys
+
+def test_idle():
+    assert [name for name in sys.modules if name.startswith("proxy.")] == ["proxy.pytest_plugin"]
+"""
+    )
+
+    result = project.run(apart=True)
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*recordings*")
+
+
+def test_a_cassette_is_for_people_to_review(project: Project, simulator: str) -> None:
+    """Two files a recording, and nothing else."""
+    project.write(test_river='def test_river(reprise):\n    ask("Name a river.")\n')
+    project.run(upstream=simulator)
+
+    (key,) = project.cassette("test_river")
+    files = sorted(path.name for path in (project.path / "cassettes" / "test_river").iterdir())
+    assert files == [f"{key}.body", f"{key}.json"]
+    described = (project.path / "cassettes" / "test_river" / f"{key}.json").read_bytes()
+    assert b"Name a river." in described
+    assert orjson.loads(described)["key"] == key
