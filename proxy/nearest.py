@@ -16,7 +16,7 @@ from proxy.store.summary import Summary, line, prompt_of
 # So many are read whole and compared, those that seem most alike by what a listing shows. Where more of them show the
 # same, as prompts that are made from one template do, so many are told apart by the bytes of their requests.
 _MOST_COMPARED = 300
-_MOST_EQUALS = 10_000
+_MOST_EQUALS = 4000
 _SAMPLES, _SAMPLE_BYTES = 12, 16
 _MOST_BYTES = 4 * 1024 * 1024  # of the requests that are compared, together
 
@@ -117,7 +117,7 @@ def _likenesses(
         yield (
             (
                 4 * (summary.path == path)
-                + 2 * (1 if summary.prompt == prompt else min(1, same))
+                + 2 * (1 if summary.prompt == prompt else same)
                 + ((summary.model or "") == model)
                 + 0.5 * (summary.stream is question.stream)
                 + 0.25 * (summary.sample == asked.sample)

@@ -348,6 +348,22 @@ async def test_who_leaves_is_not_looked_for(busy: tuple[Proxy, Gate]) -> None:
     assert gate.passed == 2
 
 
+async def test_those_who_have_left_keep_nobody_from_waiting(busy: tuple[Proxy, Gate]) -> None:
+    """However many they were."""
+    proxy, gate = busy
+    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(9)]
+    await until_waiting(proxy, 8)
+    for connection in waiting[1:]:
+        await connection.close()
+    await until(lambda: proxy.app._traffic.active == 1)
+
+    last = await start_asking(proxy, chat("Thursday"))
+    await until_waiting(proxy, 1)
+    gate.open.set()
+
+    assert "asked `Thursday`" in await message(await last.response())
+
+
 async def test_who_waits_is_told_when_the_proxy_ends(busy: tuple[Proxy, Gate]) -> None:
     """It does not go on looking for the sake of a message."""
     proxy, gate = busy

@@ -26,8 +26,8 @@ _LONGEST_BYTES = 4 * 1024 * 1024  # of an entry, and of the request in it
 _SHORT_BYTES = 64 * 1024  # of a request that is looked at with thousands of others
 _READ_AT_ONCE = 100
 
-# Whoever wants the interpreter meanwhile waits for so long, and has it then for as long: a thread that never rested
-# would make each turn of the event loop wait for `sys.getswitchinterval`.
+# Whoever wants the interpreter meanwhile waits no longer than this: a thread that never rested would make each turn of
+# the event loop wait for `sys.getswitchinterval`. A rest is over when the other one has done what it is at.
 _AT_A_STRETCH_S = 0.0003
 _REST_S = 0.0001
 
@@ -95,6 +95,8 @@ class Survey:
 
         None at once where too many wait already. Whoever waits may be cancelled.
         """
+        if len(self._wanted) >= _MOST_WAITING:
+            self._wanted = deque(wanted for wanted in self._wanted if not wanted.waiter.done())
         if self._is_over or len(self._wanted) >= _MOST_WAITING:
             return None
         waiter: asyncio.Future[_T | None] = self._loop.create_future()
