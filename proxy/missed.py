@@ -15,7 +15,9 @@ from proxy.question import Question
 from proxy.recording import RecordedRequest
 from proxy.store import Store
 
-ASKED_OTHERWISE = "asked with another upstream.name, query or cache.scope, which are part of the key"
+ASKED_OTHERWISE = (
+    "asked with another upstream.name, query or cache.scope, which are part of the key, or scrubbed for a cassette"
+)
 
 _NONE = "There is no recording to compare it with."
 _INCOMPARABLE = "It is too long, or has too much in it, to be compared with what is recorded."

@@ -14,14 +14,12 @@ from proxy import events
 from proxy.app import StartFailed
 from proxy.cassette import read_cassette, write_cassette
 from proxy.cassette.copying import CASSETTE_SCRUBBED
-from proxy.cassette.layer import CassetteLayer
+from proxy.key import SHORT_KEY
 from proxy.recording import Recording
 from proxy.store.health import STORE_FAILED
-from proxy.store.summary import summary
 from tests.conftest import Company, Log, StartProxy
 from tests.exchanges import key_of, recording_of, store_of, until, word, words
 from tests.harness import ANSWER, PROMPT, STREAM, STREAMED, ScriptedUpstream, plain, settings, stream
-from tests.recordings import recording
 from tests.shelves import MIB
 
 DAY_S = 86400.0
@@ -137,17 +135,31 @@ async def test_a_cassette_is_read_at_the_start_and_never_written(start_proxy: St
     assert recorded.name not in os.listdir(recorded.parent)  # noqa: PTH208 - no loop waits for it
 
 
-def test_a_cassette_can_be_looked_through(tmp_path: Path) -> None:
-    """Which recordings there are, the latest first, and what they answer."""
-    old, new = recording("old", recorded_at=1.0), recording("new", prompt="Hello", recorded_at=2.0)
-    write_cassette(tmp_path / "chat", [old, new])
+async def test_a_miss_names_the_nearest_recording_of_a_cassette(start_proxy: StartProxy, recorded: Path) -> None:
+    """Also where the store has nothing at all, and says how it differs; of both, the nearer one."""
+    proxy = await start_proxy(cache__cassette=str(recorded), cache__mode="replay", upstream__name="ours")
+    (plain_key,) = [one.key for one in read_cassette(recorded) if not one.stream]
 
-    layer = CassetteLayer.read(tmp_path / "chat")
+    response = await proxy.ask(numbered(7))
 
-    assert list(layer.newest()) == [summary(new), summary(old)]
-    assert list(layer.bodies([old.key, "none", new.key])) == [(each.key, each.request.body) for each in (old, new)]
-    assert (layer.request(new.key), layer.request("none")) == (new.request, None)
-    assert (layer.get(new.key), new.key in layer, "none" in layer) == (new, True, False)
+    message = str(error["message"]) if isinstance(error := (await response.json())["error"], dict) else ""
+    assert f"The nearest recording is {plain_key[:SHORT_KEY]}" in message
+    assert "/seed" in message
+
+
+async def test_the_nearest_is_looked_for_in_the_store_and_beneath_it(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, recorded: Path
+) -> None:
+    """Whichever of them has it."""
+    upstream.will_send(plain(ANSWER))
+    proxy = await start_proxy(upstream__name="ours")
+    await word(proxy.ask(numbered(70)))
+    await proxy.app.stop()
+    proxy = await start_proxy(cache__cassette=str(recorded), cache__mode="replay", upstream__name="ours")
+
+    for asked, told in ((numbered(71), "recorded `70`, asked `71`"), ({**STREAMED, "user": "a"}, "/user")):
+        response = await proxy.ask(asked)
+        assert told in str((await response.json())["error"])
 
 
 @pytest.mark.parametrize(

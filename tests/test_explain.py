@@ -1,5 +1,6 @@
 """`reprise explain`: the key of a request, what went into it, and whether it is recorded."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.recording import Recording
+from proxy.cassette import write_cassette
+from proxy.recording import RecordedRequest, Recording
 from proxy.store.disk import Shelf
 from tests.commands import Ended, bytes_of, reprise
 from tests.conftest import StartProxy
@@ -301,3 +303,33 @@ def test_a_credential_takes_part_and_is_not_shown(tmp_path: Path) -> None:
 
     assert my_facts["key"] != your_facts["key"]
     assert "CANARY" not in shown + str(my_facts)
+
+
+def test_it_looks_into_the_cassette_as_well(tmp_path: Path) -> None:
+    """As a proxy with these settings would; there need be no store."""
+    asked = facts(at=tmp_path)
+    request = RecordedRequest("POST", "/v1/chat/completions", asked["canonical"].encode())
+    one = replace(recording(recorded_at=time.time() - 7200), key=asked["key"], request=request)
+    write_cassette(tmp_path / "chat", [one])
+
+    found = explain(at=tmp_path, cache__cassette="chat")
+    missed = explain(at=tmp_path, body=orjson.dumps({**PROMPT, "seed": 1}), cache__cassette="chat")
+    refused = explain(at=tmp_path, cache__cassette="none")
+
+    assert "recorded   2h ago, in chat\n" in found.out
+    assert f"nearest    {one.key[:12]}\n" in missed.out
+    assert "/seed" in missed.out
+    assert facts(at=tmp_path, cache__cassette="chat")["in_cassette"]
+    assert (refused.code, refused.err) == (
+        2,
+        "Error: cache.cassette: none: it can't be read (No such file or directory)\n",
+    )
+
+
+def test_what_the_cassette_has_as_well_is_not_stale(tmp_path: Path) -> None:
+    """As it is to the proxy."""
+    key = near(at=tmp_path)
+    write_cassette(tmp_path / "chat", [replace(recording(), key=key)])
+
+    assert "stale: older than cache.ttl" in explain(at=tmp_path, cache__ttl="1s").out
+    assert "stale" not in explain(at=tmp_path, cache__ttl="1s", cache__cassette="chat").out

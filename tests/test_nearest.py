@@ -10,6 +10,7 @@ import pytest
 
 from proxy.difference import LONGEST_BYTES
 from proxy.key import SHARED_SCOPE, SHORT_KEY, cache_key
+from proxy.missed import ASKED_OTHERWISE
 from proxy.recording import Recording
 from proxy.store.codec import encode, summary
 from proxy.store.database import ShelfTrouble
@@ -192,7 +193,7 @@ async def test_of_what_was_recorded_for_one_credential_no_word_is_shown_to_all(
 
     assert await nearest(proxy, chat("My secret is 4712")) == (
         f"The nearest recording, {key_of(recorded)[:SHORT_KEY]}, differs at `/messages/0/content`. "
-        "It was asked with another upstream.name, query or cache.scope, which are part of the key."
+        f"It was {ASKED_OTHERWISE}."
     )
 
 
@@ -226,8 +227,7 @@ async def test_a_recording_of_another_upstream_or_query_is_told_as_that(
     proxy = await start_proxy(cache__mode="replay")
 
     assert await nearest(proxy, PROMPT) == (
-        f"Recording {key_of(recorded)[:SHORT_KEY]} answers the same request, "
-        "asked with another upstream.name, query or cache.scope, which are part of the key."
+        f"Recording {key_of(recorded)[:SHORT_KEY]} answers the same request, {ASKED_OTHERWISE}."
     )
 
 

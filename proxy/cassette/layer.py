@@ -4,13 +4,13 @@ The rule: it is read once, whole, before anything is served, so that what is wro
 held in memory as the store would hold it on disk, compressed, and unpacked when it is asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
 from proxy.cassette import CassetteError, read_cassette
-from proxy.recording import RecordedRequest, Recording
+from proxy.recording import Recording
 from proxy.store.codec import Encoder, decode
 from proxy.store.summary import Summary, summary
 
@@ -51,14 +51,3 @@ class CassetteLayer:
     def newest(self) -> Iterator[Summary]:
         """What a listing would show of each, the latest first."""
         return iter(self._summaries)
-
-    def bodies(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """The bodies of the requests under those keys that are here, for a thread."""
-        for key in keys:
-            if (request := self.request(key)) is not None:
-                yield key, request.body
-
-    def request(self, key: str) -> RecordedRequest | None:
-        """What the recording under a key answers, for a thread."""
-        recording = self.get(key)
-        return None if recording is None else recording.request

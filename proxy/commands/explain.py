@@ -20,7 +20,7 @@ from proxy.canonical import Uncacheable
 from proxy.commands.display import printable
 from proxy.commands.explained import Applied, Stored, document, facts_of, pretty
 from proxy.commands.options import Mistake, config_option, end_with_the_reader, json_option, settings_in_force
-from proxy.commands.recordings import opened
+from proxy.commands.recordings import cassette_of, opened
 from proxy.config import Settings
 from proxy.difference import Incomparable
 from proxy.errors import RepriseError
@@ -136,15 +136,18 @@ def _left_out(body: bytes, ignore: Sequence[Pointer]) -> list[str]:
 
 
 def _stored(settings: Settings, question: Question, path: str) -> Stored:
+    beneath = cassette_of(settings.cache)
+    in_cassette = None if beneath is None else beneath.get(question.key)
     with opened(settings.cache) as recorded:
         listed = recorded.of_key(question.key)
         try:
             recorded.read(question.key)
         except Damaged as damage:
-            return Stored(listed, str(damage))
-        if listed is None and settings.cache.scope == "shared":  # a recording does not say whose it is
-            return Stored(None, nearest=recorded.survey(partial(_nearest, settings, question, path)))
-    return Stored(listed)
+            return Stored(listed, str(damage), in_cassette)
+        # A recording does not say whose it is.
+        if listed is None and in_cassette is None and settings.cache.scope == "shared":
+            return Stored(None, nearest=recorded.survey(partial(_nearest, settings, question, path), beneath))
+    return Stored(listed, in_cassette=in_cassette)
 
 
 def _nearest(settings: Settings, question: Question, path: str, recorded: Recorded) -> Nearest | None:

@@ -4,6 +4,7 @@ The rule: both are told the same.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from proxy.normalize import Change
 from proxy.pointers import written
 from proxy.policy import Directives
 from proxy.question import Question
+from proxy.recording import Recording
 
 
 class Applied(NamedTuple):
@@ -35,12 +37,15 @@ class Stored(NamedTuple):
 
     listed: Listed | None
     damage: str | None = None
+    in_cassette: Recording | None = None
+    """Under the key in `cache.cassette`."""
     nearest: Nearest | None = None
     """Where there is nothing."""
 
 
-def _is_fresh(listed: Listed, cache: CacheSettings) -> bool:
-    return policy.is_fresh(listed.age_s, cache.ttl, Directives(), any_age=cache.mode == "replay")
+def _is_fresh(listed: Listed, stored: Stored, cache: CacheSettings) -> bool:
+    any_age = cache.mode == "replay" or stored.in_cassette is not None
+    return policy.is_fresh(listed.age_s, cache.ttl, Directives(), any_age=any_age)
 
 
 def facts_of(settings: Settings, question: Question, applied: Applied, stored: Stored) -> Iterator[tuple[str, str]]:
@@ -77,10 +82,12 @@ def _change_text(change: Change) -> str:
 def _stored_text(cache: CacheSettings, stored: Stored) -> str:
     if stored.damage:
         return f"damaged: {stored.damage}"
+    if stored.listed is None and stored.in_cassette is not None:
+        return f"{age_text(time.time() - stored.in_cassette.recorded_at)} ago, in {cache.cassette}"
     if stored.listed is None:
         return "no"
     facts = f"{age_text(stored.listed.age_s)} ago, {bytes_text(stored.listed.stored_bytes)}"
-    return facts if _is_fresh(stored.listed, cache) else f"{facts}, stale: older than cache.ttl"
+    return facts if _is_fresh(stored.listed, stored, cache) else f"{facts}, stale: older than cache.ttl"
 
 
 def document(settings: Settings, question: Question, applied: Applied, stored: Stored) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def document(settings: Settings, question: Question, applied: Applied, stored: S
         "age_s": int(listed.age_s),
         "stored_bytes": listed.stored_bytes,
         "model": listed.summary.model,
-        "fresh": _is_fresh(listed, settings.cache),
+        "fresh": _is_fresh(listed, stored, settings.cache),
         "damage": stored.damage,
     }
     return {
@@ -112,6 +119,7 @@ def document(settings: Settings, question: Question, applied: Applied, stored: S
         "stream": question.stream,
         "canonical": request.body.decode(),
         "recording": recording,
+        "in_cassette": stored.in_cassette is not None,
         "nearest": stored.nearest and _nearest_document(stored.nearest),
     }
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from proxy.cassette import CassetteError
+from proxy.cassette.layer import CassetteLayer
 from proxy.commands.options import Mistake, settings_in_force
 from proxy.config import CacheSettings
 from proxy.recording import Recording
@@ -21,7 +23,7 @@ from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
 from proxy.store.summary import Summary
-from proxy.store.survey import Shelved
+from proxy.store.survey import Layered, Shelved
 
 _FETCHED_AT_ONCE = 500
 
@@ -69,9 +71,9 @@ class Recordings:
     def _some(self, keys: Sequence[str]) -> Iterator[Listed]:
         return (Listed(*row) for row in self._shelf.summaries_of(keys)) if self._shelf else iter(())
 
-    def survey(self, look: Callable[[Shelved], _T]) -> _T | None:
-        """What a function finds that looks through them; None where nothing was ever recorded."""
-        return look(Shelved(self._shelf, rest=_on_and_on)) if self._shelf else None
+    def survey(self, look: Callable[[Layered], _T], beneath: CassetteLayer | None = None) -> _T:
+        """What a function finds that looks through them, and through the recordings of a cassette beneath them."""
+        return look(Layered(Shelved(self._shelf, _on_and_on) if self._shelf else None, beneath, _on_and_on))
 
     def keys(self) -> list[str]:
         return list(self._shelf.keys()) if self._shelf else []
@@ -157,6 +159,18 @@ def opened(cache: CacheSettings, *, make: bool = False) -> Iterator[Recordings]:
     finally:
         if shelf is not None:
             shelf.close()
+
+
+def cassette_of(cache: CacheSettings) -> CassetteLayer | None:
+    """The cassette that a proxy with these settings would play.
+
+    Raises:
+        Mistake: it can't be used.
+    """
+    try:
+        return None if cache.cassette is None else CassetteLayer.read(cache.cassette)
+    except CassetteError as error:
+        raise Mistake(f"cache.cassette: {error}") from error
 
 
 def _on_and_on() -> None:

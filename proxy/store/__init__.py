@@ -18,7 +18,7 @@ from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.memory import Memory
 from proxy.store.reading import Layer, Reading
-from proxy.store.survey import Shelved, Survey
+from proxy.store.survey import Layered, Survey
 from proxy.store.threads import Threads
 from proxy.store.upkeep import open_shelf
 from proxy.store.writing import Writing
@@ -39,7 +39,7 @@ class Store(Protocol):
         """The recording under a key that can't be recalled, soon and whole; None where there is surely none."""
         ...
 
-    def survey(self, look: Callable[[Shelved], _T]) -> asyncio.Future[_T | None] | None:
+    def survey(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
         """What a function finds that looks through all that is written, in a thread and when its turn has come.
 
         None at once where too many wait for theirs, and in the end where the store can't help.
@@ -105,7 +105,7 @@ class TieredStore:
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
         self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put, beneath)
-        self._survey = Survey(shelf, self._threads, Health("surveying", ShelfTrouble))
+        self._survey = Survey(shelf, self._threads, Health("surveying", ShelfTrouble), beneath)
         self._writing = Writing(shelf, self._threads, shared=shared)
         # Kept there until it is written, so that a key is never in neither place, even with no memory tier at all.
         self._waiting = self._writing.waiting
@@ -148,7 +148,7 @@ class TieredStore:
             return None
         return self._reading.look_for(key)
 
-    def survey(self, look: Callable[[Shelved], _T]) -> asyncio.Future[_T | None] | None:
+    def survey(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
         return self._survey.look(look)
 
     async def fetch(self, key: str) -> Recording | None:

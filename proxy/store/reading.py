@@ -6,7 +6,7 @@ is for whoever keeps recordings to say.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -16,6 +16,7 @@ from proxy.recording import Recording
 from proxy.store.codec import Damaged, Decoder, UnknownVersion
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
+from proxy.store.summary import Summary
 from proxy.store.threads import Threads
 
 RECORDING_DAMAGED = "recording_damaged"
@@ -33,6 +34,10 @@ class Layer(Protocol):
 
     def get(self, key: str) -> Recording | None:
         """The recording under a key. Called in a thread."""
+        ...
+
+    def newest(self) -> Iterator[Summary]:
+        """What a listing shows of each recording, the latest first."""
         ...
 
 

@@ -17,6 +17,7 @@ from proxy.store.codec import Damaged, Decoder, request_body
 from proxy.store.database import ShelfTrouble
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
+from proxy.store.reading import Layer
 from proxy.store.summary import Summary
 from proxy.store.threads import Threads
 
@@ -72,16 +73,56 @@ class Shelved:
         return None
 
 
+class Layered:
+    """The recordings on a shelf and in the layer beneath it, as far as there are those."""
+
+    def __init__(self, shelved: Shelved | None, beneath: Layer | None, rest: Callable[[], None]) -> None:
+        self._shelved = shelved
+        self._beneath = beneath
+        self._rest = rest
+
+    def newest(self) -> Iterator[Summary]:
+        """Those on the shelf as `Shelved` has them, and then those beneath it that are not too long, latest first."""
+        if self._shelved is not None:
+            yield from self._shelved.newest()
+        if self._beneath is not None:
+            for summary in islice(self._beneath.newest(), _MOST_RECORDINGS):
+                self._rest()
+                if summary.body_bytes <= _LONGEST_BYTES:
+                    yield summary
+
+    def bodies(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bodies of the requests of those that are short, by their keys."""
+        if self._shelved is not None:
+            yield from self._shelved.bodies(keys)
+        for key in keys:
+            request = self._request_beneath(key)
+            if request is not None and len(request.body) <= _SHORT_BYTES:
+                yield key, request.body
+
+    def request(self, key: str) -> RecordedRequest | None:
+        """What one of them answers; None if it is gone, damaged or too long."""
+        return (self._shelved and self._shelved.request(key)) or self._request_beneath(key)
+
+    def _request_beneath(self, key: str) -> RecordedRequest | None:
+        if self._beneath is None:
+            return None
+        self._rest()
+        recording = self._beneath.get(key)
+        return recording.request if recording is not None and len(recording.request.body) <= _LONGEST_BYTES else None
+
+
 class _Wanted(NamedTuple):
-    look: Callable[[Shelved], Any]
+    look: Callable[[Layered], Any]
     waiter: asyncio.Future[Any]
 
 
 class Survey:
     """Who looks through the recordings, one after the other."""
 
-    def __init__(self, shelf: Shelf, threads: Threads, health: Health) -> None:
+    def __init__(self, shelf: Shelf, threads: Threads, health: Health, beneath: Layer | None = None) -> None:
         self._shelf = shelf
+        self._beneath = beneath
         self._threads = threads
         self._health = health
         self._wanted: deque[_Wanted] = deque()
@@ -90,7 +131,7 @@ class Survey:
         self._rested_s = 0.0
         self._loop = asyncio.get_running_loop()
 
-    def look(self, look: Callable[[Shelved], _T]) -> asyncio.Future[_T | None] | None:
+    def look(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
         """What a function finds, which is called in a thread; None in the end where the disk fails, or all is over.
 
         None at once where too many wait already. Whoever waits may be cancelled.
@@ -117,7 +158,9 @@ class Survey:
             if not wanted.waiter.done():
                 self._is_under_way = True
                 # Not what the waiter awaits: that may be cancelled while this goes on, and the next one has to wait.
-                job = self._threads.read(wanted.look, Shelved(self._shelf, partial(self._rest, wanted.waiter)))
+                rest = partial(self._rest, wanted.waiter)
+                recorded = Layered(Shelved(self._shelf, rest), self._beneath, rest)
+                job = self._threads.read(wanted.look, recorded)
                 job.add_done_callback(partial(self._end, wanted.waiter))
                 return
 
