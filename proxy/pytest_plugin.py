@@ -191,6 +191,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not run.is_partial:
         counts.append(f"{sum(map(len, unused.values()))} that no test asked for")
     terminalreporter.line("recordings: " + ", ".join(counts))
+    if everything.missed:
+        terminalreporter.line("To record what was missed: pytest --reprise-record=new_episodes")
     for path, keys in unused.items():
         shown = ", ".join(key[:_SHOWN] for key in keys)
         terminalreporter.line(f"no test asked for these in {_relative(path, config.rootpath)}: {shown}")

@@ -102,7 +102,12 @@ def test_who_changes_a_word_reads_what_was_recorded_and_what_was_asked(project: 
     text = result.stdout.str()
     assert "replay_miss" in text
     assert "Tuesday" in text
-    result.stdout.fnmatch_lines(["recordings: 0 used, 1 missed, 0 new, 1 that no test asked for"])
+    result.stdout.fnmatch_lines(
+        [
+            "recordings: 0 used, 1 missed, 0 new, 1 that no test asked for",
+            "To record what was missed: pytest --reprise-record=new_episodes",
+        ]
+    )
 
 
 @pytest.mark.parametrize(
