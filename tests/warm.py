@@ -5,6 +5,7 @@ can't show is whether a command imports what it needs: those started by `running
 """
 
 import atexit
+import gc
 import os
 import pkgutil
 import socket
@@ -116,5 +117,6 @@ def _become(order: dict[str, Any], descriptors: Sequence[int]) -> None:
 if __name__ == "__main__":
     for _module in pkgutil.iter_modules(commands.__path__, f"{commands.__name__}."):
         import_module(_module.name)
+    gc.freeze()  # or the collector would have a copy made of every page
     _serve(socket.socket(fileno=int(sys.argv[1])))
     cli.main()
