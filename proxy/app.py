@@ -6,7 +6,7 @@ The rule: whoever starts something here ends it, in the reverse order.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -136,6 +136,13 @@ class App:
             await self._traffic.stop()
         await self._resources.aclose()
         log.info(events.STOPPED)
+
+    async def quiet(self, at_most_s: float) -> None:
+        """Wait until no request is being answered and the log has the line of each, but no longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._traffic.idle()
+                await asyncio.sleep(0)
 
     async def _build(self, resources: AsyncExitStack) -> None:
         cache = self._settings.cache

@@ -18,8 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict, Unpack
 
+from yarl import URL
+
 from proxy import events
-from proxy.app import App
+from proxy.app import App, StartFailed
 from proxy.config import Settings, load
 from proxy.events import RequestLine
 
@@ -29,6 +31,8 @@ UPSTREAM_NAME = "testing"
 _OPENAI = "https://api.openai.com/v1"
 _NO_FILE = Path(os.devnull)
 _DRAIN_S = "2s"  # for an answer whose client has left; what the SDKs leave has ended by then
+
+_A_MOMENT_S = 0.5  # that is waited for a request which still goes on
 
 _KEYS = {
     "pace": "replay.pace",
@@ -65,9 +69,9 @@ class Gateway:
         """
         self.replays = settings.cache.mode == "replay"
         """Whether the upstream is never asked."""
-        self.requests = list[RequestLine]()
-        """What the log says of each request that has ended, the latest last."""
+        self._lines = list[RequestLine]()
         self._started: Future[str] = Future()
+        self._app: App
         self._loop: asyncio.AbstractEventLoop
         self._enough: asyncio.Event
         self._thread = threading.Thread(target=self._run, args=(settings,), name="reprise", daemon=True)
@@ -76,19 +80,35 @@ class Gateway:
         """What clients set as `OPENAI_BASE_URL`."""
 
     @property
+    def port(self) -> int:
+        return URL(self.base_url).port or 0
+
+    @property
+    def requests(self) -> list[RequestLine]:
+        """What the log says of each request that has ended, the latest last."""
+        # One that has its answer ends a moment later.
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._app.quiet(_A_MOMENT_S), self._loop).result()
+        return list(self._lines)
+
+    @property
     def used(self) -> set[str]:
         """The keys of recordings that have answered a request."""
-        return {line.key for line in list(self.requests) if line.key and line.cache == "HIT"}
+        return {line.key for line in self.requests if line.key and line.cache == "HIT"}
 
     @property
     def recorded(self) -> set[str]:
         """The keys of recordings that were made."""
-        return {line.key for line in list(self.requests) if line.key and line.stored}
+        return {line.key for line in self.requests if line.key and line.stored}
 
     @property
     def missed(self) -> int:
         """Requests that no recording answered while the upstream could not be asked."""
-        return sum(line.error == "replay_miss" for line in list(self.requests))
+        return sum(line.error == "replay_miss" for line in self.requests)
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._lines.clear()
 
     def close(self) -> None:
         """End it; what has been recorded is in its cassette then."""
@@ -106,8 +126,8 @@ class Gateway:
 
     async def _serve(self, settings: Settings) -> None:
         self._loop, self._enough = asyncio.get_running_loop(), asyncio.Event()
-        async with App(settings, watch=self.requests.append) as app:
-            self._started.set_result(app.base_url)
+        async with App(settings, watch=self._lines.append) as self._app:
+            self._started.set_result(self._app.base_url)
             await self._enough.wait()
 
 
@@ -121,9 +141,10 @@ def replay(cassette: str | Path, **options: Unpack[Options]) -> Iterator[Gateway
         FileNotFoundError: there is no such cassette.
         SettingsError: an option is wrong.
     """
-    if not Path(cassette).exists():
+    path = Path(cassette).absolute()  # the program may go elsewhere meanwhile
+    if not path.exists():
         raise FileNotFoundError(f"there is no cassette at {cassette}; record one with proxy.testing.record")
-    with serving({"cache.mode": "replay", "cache.cassette": cassette}, options) as gateway:
+    with serving({"cache.mode": "replay", "cache.cassette": path}, options) as gateway:
         yield gateway
 
 
@@ -138,20 +159,24 @@ def record(
     Raises:
         SettingsError: an option is wrong.
     """
+    path = Path(cassette).absolute()
     given: dict[str, object] = {
         "cache.mode": "record" if anew else "cache",
-        "cache.record_to": cassette,
+        "cache.record_to": path,
         "upstream.base_url": upstream or upstream_of(os.environ),
     }
-    if Path(cassette).exists():
-        given["cache.cassette"] = cassette
+    if path.exists() and not anew:
+        given["cache.cassette"] = path
     with serving(given, options) as gateway:
         yield gateway
 
 
 @contextmanager
-def serving(given: Mapping[str, object], options: Options) -> Iterator[Gateway]:
-    """A proxy with settings by their dotted keys and by their short names; files and the environment have no say."""
+def serving(given: Mapping[str, object], options: Options, *, port: int = 0) -> Iterator[Gateway]:
+    """A proxy with settings by their dotted keys and by their short names; files and the environment have no say.
+
+    It listens on another port where that one is not free.
+    """
     events.configure("json", "warning", _StandardError())
     with TemporaryDirectory(prefix="reprise-", ignore_cleanup_errors=True) as store:
         common: dict[str, object] = {
@@ -163,7 +188,11 @@ def serving(given: Mapping[str, object], options: Options) -> Iterator[Gateway]:
             "upstream.name": UPSTREAM_NAME,
         }
         short = {_KEYS.get(name, name): value for name, value in options.items()}
-        gateway = Gateway(load(_NO_FILE, {**common, **given, **short}, {}))
+        settings = load(_NO_FILE, {**common, **given, **short}, {})
+        try:
+            gateway = Gateway(settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})}))
+        except StartFailed:
+            gateway = Gateway(settings)
         try:
             yield gateway
         finally:

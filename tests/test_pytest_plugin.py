@@ -228,7 +228,8 @@ def test_a_run_without_the_fixture_imports_nothing_of_the_proxy(project: Project
 import sys
 
 def test_idle():
-    assert [name for name in sys.modules if name.startswith("proxy.")] == ["proxy.pytest_plugin"]
+    loaded = {name for name in sys.modules if name.startswith("proxy.")}
+    assert loaded == {"proxy.tally", "proxy.pytest_run", "proxy.pytest_plugin"}
 """
     )
 
@@ -249,3 +250,95 @@ def test_a_cassette_is_for_people_to_review(project: Project, simulator: str) ->
     described = (project.path / "cassettes" / "test_river" / f"{key}.json").read_bytes()
     assert b"Name a river." in described
     assert orjson.loads(described)["key"] == key
+
+
+def test_a_client_may_outlive_the_test_that_made_it(project: Project, simulator: str) -> None:
+    """One that is made once for all tests finds the proxy of each at the same address."""
+    first = (
+        'def test_it(reprise):\n    import helper\n    helper.kept = reprise.base_url\n    ask("one", helper.kept)\n'
+    )
+    later = (
+        'def test_it(reprise):\n    import helper\n    ask("two", helper.kept)\n    assert len(reprise.recorded) == 1\n'
+    )
+    project.write(
+        test_1=first,
+        test_2=later,
+        test_3=f'{later}\n@pytest.mark.reprise(record="all")\ndef test_anew(reprise):\n    import helper\n'
+        '    assert ask("two", helper.kept)[0] == "REFRESH"\n    assert len(reprise.requests) == 1\n',
+    )
+
+    result = project.run(upstream=simulator)
+
+    result.assert_outcomes(passed=4)
+    assert [len(project.cassette(name)) for name in ("test_1", "test_2", "test_3")] == [1, 1, 1]
+
+
+def test_a_test_that_sends_the_proxy_nothing_is_named(project: Project, simulator: str) -> None:
+    """Its client was made before the fixture was there, and asks the model itself."""
+    project.write(test_idle=f'early = "{simulator}"\n\ndef test_it(reprise):\n    ask("Hello?", early)\n')
+
+    lenient, strict = project.run(), project.run("--reprise-strict")
+
+    assert (lenient.ret, strict.ret) == (0, 1)
+    lenient.stdout.fnmatch_lines(["sent it nothing * test_idle.py::test_it"])
+
+
+def test_the_upstream_is_the_one_that_the_program_has_set(project: Project, simulator: str) -> None:
+    """Perhaps by a file that it reads when it is imported."""
+    set_it = f'import os\nos.environ["OPENAI_BASE_URL"] = "{simulator}"\n\n'
+    project.write(test_late=f'{set_it}def test_it(reprise):\n    ask("Hello?")\n')
+
+    project.run().assert_outcomes(passed=1)
+
+
+def test_recordings_of_tests_that_did_not_run_are_not_called_unused(project: Project, simulator: str) -> None:
+    """They were skipped here, and are needed elsewhere."""
+    both = 'def test_it(reprise):\n    ask("Hello?")\n\ndef test_more(reprise):\n    ask("More?")\n'
+    project.write(test_it=both)
+    project.run(upstream=simulator)
+    project.write(test_it=f"@pytest.mark.skip\n{both}")
+
+    result = project.run("--reprise-strict")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["recordings: 1 used, 0 missed, 0 new"])
+
+
+def test_a_cassette_that_no_test_opens_any_more_is_named(project: Project, simulator: str) -> None:
+    """Where the test has another name now; not in a run of some files."""
+    marker = "pytestmark = pytest.mark.reprise(per='test')\n\n"
+    project.write(test_it=f'{marker}def test_old():\n    ask("Hello?")\n\ndef test_kept():\n    ask("More?")\n')
+    project.run(upstream=simulator)
+    project.write(test_it=f'{marker}def test_kept():\n    ask("More?")\n')
+
+    everything, one_file = project.run("--reprise-strict"), project.run("--reprise-strict", "test_it.py")
+
+    assert (everything.ret, one_file.ret) == (1, 0)
+    everything.stdout.fnmatch_lines(["no test asked for these in cassettes/test_it/test_old: *"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "says"),
+    [
+        ('"all"', "*takes its options by name*"),
+        ('record="some"', "*no such value of `per` or `record`*"),
+        ('cassette="helper.py"', "*the cassette of a test is a directory*"),
+    ],
+)
+def test_a_mistake_in_a_marker_is_told(marker: str, says: str, project: Project) -> None:
+    """By whoever made it, in a sentence; the marker alone is enough to have the proxy."""
+    project.write(test_it=f"@pytest.mark.reprise({marker})\ndef test_it():\n    pass\n")
+    (project.path / "cassettes").mkdir()
+    (project.path / "cassettes" / "helper.py").touch()
+
+    result = project.run()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([says])
+
+
+def test_what_goes_past_all_proxies_goes_past_them_still(project: Project) -> None:
+    """`*` is one only by itself."""
+    project.write(test_it='import os\n\ndef test_it(reprise):\n    assert os.environ["NO_PROXY"] == "*"\n')
+
+    project.run(NO_PROXY="*").assert_outcomes(passed=1)

@@ -101,3 +101,25 @@ def test_there_has_to_be_a_cassette(tmp_path: Path) -> None:
     """Or each request would be a miss."""
     with pytest.raises(FileNotFoundError, match=r"proxy\.testing\.record"), testing.replay(tmp_path / "none"):
         pytest.fail("it has started")
+
+
+def test_a_program_that_goes_elsewhere_loses_nothing(
+    tmp_path: Path, simulator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cassette is where it was named."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with testing.record("chat", upstream=simulator) as gateway:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        said(gateway, "Hello?")
+
+    assert [path.suffix for path in sorted((tmp_path / "chat").iterdir())] == [".body", ".json"]
+
+
+def test_what_was_asked_is_known_as_soon_as_it_is_answered(tmp_path: Path, simulator: str) -> None:
+    """Whoever has his answer may ask what became of it."""
+    with testing.record(tmp_path / "chat", upstream=simulator) as gateway:
+        for number in range(20):
+            said(gateway, f"{number}")
+            assert len(gateway.recorded) == number + 1
