@@ -161,6 +161,18 @@ async def running(*arguments: object, at: Path, **settings: object) -> AsyncIter
         await command.kill()
 
 
+@contextmanager
+def simulating(at: Path) -> Iterator[str]:
+    """The base URL of a simulated upstream, a process of its own that ends with the block."""
+    command = [*_REPRISE, "simulate", "--port", "0"]
+    with subprocess.Popen(command, cwd=at, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
 async def connect(base_url: str) -> Connection:
     """Connect to what a command has said that it listens on."""
     host, _, port = base_url.removeprefix("http://").removesuffix("/v1").rpartition(":")

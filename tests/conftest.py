@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, closing
@@ -16,7 +15,7 @@ from proxy import events
 from proxy.app import App
 from proxy.store.presence import Presence
 from tests.by_hand import UpstreamByHand
-from tests.commands import environment
+from tests.commands import simulating
 from tests.harness import PATIENCE_S, Proxy, ScriptedUpstream, settings
 
 # As the program does: a thread of the store would wait long for a loop that has always something to do.
@@ -79,12 +78,8 @@ async def upstream() -> AsyncIterator[ScriptedUpstream]:
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a simulated upstream, a process by itself: for tests whose own event loop does not run."""
-    command = [sys.executable, "-m", "proxy", "simulate", "--port", "0"]
-    at = tmp_path_factory.mktemp("simulator")
-    with subprocess.Popen(command, cwd=at, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+    with simulating(tmp_path_factory.mktemp("simulator")) as base_url:
+        yield base_url
 
 
 @pytest.fixture
