@@ -18,7 +18,7 @@ from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED
 from tests.conftest import Log, StartProxy
 from tests.exchanges import key_of, start_asking, store_of, until, word
-from tests.harness import ANSWER, CHAT, PROMPT, STREAMED, Proxy, Response, ScriptedUpstream, plain, stream
+from tests.harness import ANSWER, CHAT, PROMPT, STREAMED, Connection, Proxy, Response, ScriptedUpstream, plain, stream
 from tests.recordings import recording
 
 ONLY = {"Cache-Control": "only-if-cached"}
@@ -336,7 +336,8 @@ async def test_one_is_looked_for_at_a_time_and_few_wait(busy: tuple[Proxy, Gate]
 async def test_who_leaves_is_not_looked_for(busy: tuple[Proxy, Gate]) -> None:
     """Neither one that waits nor, for long, the one whose turn it is; and the next one gets the turn."""
     proxy, gate = busy
-    first, second, third = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(3)]
+    first = await whose_turn_it_is(busy)
+    second, third = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in (1, 2)]
     await until_waiting(proxy, 2)
 
     await first.close()
@@ -351,9 +352,10 @@ async def test_who_leaves_is_not_looked_for(busy: tuple[Proxy, Gate]) -> None:
 async def test_those_who_have_left_keep_nobody_from_waiting(busy: tuple[Proxy, Gate]) -> None:
     """However many they were."""
     proxy, gate = busy
-    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(9)]
+    await whose_turn_it_is(busy)
+    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(1, 9)]
     await until_waiting(proxy, 8)
-    for connection in waiting[1:]:
+    for connection in waiting:
         await connection.close()
     await until(lambda: proxy.app._traffic.active == 1)
 
@@ -439,6 +441,14 @@ async def test_streams_are_compared_with_streams(
 
     assert key_of(streamed)[:SHORT_KEY] in await nearest(proxy, chat("Wednesday", stream=True))
     assert key_of(streamed)[:SHORT_KEY] not in await nearest(proxy, chat("Wednesday"))
+
+
+async def whose_turn_it_is(busy: tuple[Proxy, Gate]) -> Connection:
+    """The first to ask, who has come to the gate: requests on several connections may come in any order."""
+    proxy, gate = busy
+    connection = await start_asking(proxy, chat("Wednesday 0"))
+    await until(gate.reached.is_set)
+    return connection
 
 
 async def until_waiting(proxy: Proxy, number: int) -> None:
