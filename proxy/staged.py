@@ -4,7 +4,8 @@ The rule: a fault is staged for the client that asks. It is no part of the key, 
 recorded.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ from proxy.pace import pause_s
 
 _WAYS = "status=429, first-byte=2s, gap=50ms, cut-after=5 or error-event=5, or several with commas between"
 _MOST_DIGITS = 9
-_ENDS_OF_EVENT = (b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n")  # an empty line, in any of the line ends of SSE
+_END_OF_BLOCK = re.compile(rb"\n\n|\r\r\n?|\n\r\n")  # an empty line, in any of the line ends of SSE
+_DATA = re.compile(rb"[\r\n]data[:\r\n]")
+_OVERLAP_BYTES = 5  # of which such a find may begin in what came before
 _RESPONSES = "/responses"
 
 
@@ -28,11 +31,11 @@ class StagedFault(NamedTuple):
     first_byte_s: float = 0.0
     """From the request to the head, at least."""
     gap_s: float = 0.0
-    """From one frame to the next, at least."""
+    """From one frame to the next, at least, and in an event stream from one event to the next."""
     cut_after: int | None = None
-    """Frames, after which the transfer is broken off; an answer of fewer is, at its end."""
+    """Events of a stream, or frames of another body, after which it is broken off; one of fewer is, at its end."""
     error_after: int | None = None
-    """Frames, after which an error event ends the stream, as soon as no event is cut by it."""
+    """Events, after which an error event ends the stream."""
 
     @classmethod
     def parse(cls, text: str) -> "StagedFault":
@@ -55,13 +58,33 @@ class StagedFault(NamedTuple):
         """Whether the body is to end otherwise than its head would say."""
         return self.cut_after is not None or self.error_after is not None
 
-    def is_due(self, passed: int, tail: bytes) -> bool:
-        """Whether the body is to end after `passed` frames, of which the last bytes are `tail`."""
-        if self.cut_after is not None:
-            return passed >= self.cut_after
-        if self.error_after is not None:
-            return passed >= self.error_after and (not passed or tail.endswith(_ENDS_OF_EVENT))
-        return False
+    def is_due(self, passed: int) -> bool:
+        """Whether the body is to end after `passed` events or frames."""
+        return passed in (self.cut_after, self.error_after)
+
+
+class EventCutter:
+    """Cuts the frames of an event stream behind each event, wherever the reads from the upstream had cut it."""
+
+    def __init__(self) -> None:
+        self._before = b"\n"  # as if an event had ended there
+        self._has_data = False
+
+    def pieces(self, frame: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The next frame in pieces, and of each whether an event ends with it.
+
+        Comments and other blocks without data are no events. Source: WHATWG HTML section 9.2.6.
+        """
+        text, begin, start = self._before + frame, 0, len(self._before)
+        while empty_line := _END_OF_BLOCK.search(text, begin):
+            end = empty_line.end()
+            yield text[start:end], self._has_data or _DATA.search(text, begin, end) is not None
+            # The end of the empty line is the beginning of the next, which may be empty again.
+            self._has_data, begin, start = False, end - 1, end
+        if start < len(text):
+            yield text[start:], False
+        self._has_data = self._has_data or _DATA.search(text, begin) is not None
+        self._before = text[max(begin, len(text) - _OVERLAP_BYTES) :]
 
 
 def error_event(path: str, number: int) -> bytes:
@@ -90,7 +113,7 @@ def _time_s(text: str) -> float:
 def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS:
         return int(text)
-    raise ValueError("cut-after and error-event take a number of frames, such as 5")
+    raise ValueError("cut-after and error-event take a number of events, such as 5")
 
 
 _FAILURES = frozenset(status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST)

@@ -5,6 +5,7 @@ The rule: it goes wrong behind the source, which plays as ever. What is recorded
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from proxy import headers
 from proxy.errors import BadRequest, StagedFailure, UpstreamBroken
@@ -12,7 +13,7 @@ from proxy.flight import Flight
 from proxy.lookup import Response
 from proxy.outlet import Outlet
 from proxy.recording import Head
-from proxy.staged import StagedFault, error_event
+from proxy.staged import EventCutter, StagedFault, error_event
 
 # What may wait for its turn while the source goes on: an answer of average length. A longer one holds its source back,
 # as it does for any client that is slow.
@@ -20,7 +21,6 @@ _AHEAD_BYTES = 1024 * 1024
 _FRAME_BYTES = 64  # that a frame takes besides its bytes
 
 _OK = 200
-_LONGEST_END_OF_EVENT = 3
 
 
 async def refuse(fault: StagedFault) -> None:
@@ -48,24 +48,32 @@ class _StagedResponse:
         self._response = response
         self._fault = fault
         self._path = path
+        self._cutter: EventCutter | None = None
 
     async def head(self) -> Head:
         """The head, when it is due.
 
         Raises:
-            BadRequest: an event is asked for in what is no event stream.
+            BadRequest: an event is asked for in an answer that is no event stream.
         """
         await asyncio.sleep(self._fault.first_byte_s)
         head = await self._response.head()
+        if _is_event_stream(head):
+            self._cutter = EventCutter()
+        if self._fault.error_after is not None:
+            if head.status != _OK:  # a failure of the upstream's own, of another form
+                self._fault = self._fault._replace(error_after=None)
+            elif self._cutter is None:
+                raise BadRequest(
+                    "X-Reprise-Fault: error-event is for streams, and this answer is none. Try cut-after=0."
+                )
         if not self._fault.ends_early:
             return head
-        if self._fault.error_after is not None and head.status == _OK and not _is_event_stream(head):
-            raise BadRequest("X-Reprise-Fault: error-event is for streams, and this answer is none. Try cut-after=0.")
         # Without its length, or a cut behind the last byte would be no cut.
         return head._replace(headers=tuple([field for field in head.headers if field[0].lower() != b"content-length"]))
 
     async def play(self, outlet: Outlet) -> None:
-        """Write frame after frame, until the response ends or the fault ends it.
+        """Write it piece by piece, until the response ends or the fault ends it.
 
         Raises:
             UpstreamBroken: the response has broken off, or was to be cut.
@@ -76,7 +84,7 @@ class _StagedResponse:
         playing.add_done_callback(ahead.end)
         try:
             passed = await self._pass_on(ahead, outlet)
-            if ahead.is_over:
+            if not self._fault.is_due(passed):
                 await playing
         finally:
             playing.cancel()
@@ -87,16 +95,23 @@ class _StagedResponse:
             outlet.write(error_event(self._path, passed))
 
     async def _pass_on(self, ahead: "_Ahead", outlet: Outlet) -> int:
-        """Give on what there is, up to the end of it or to where the fault ends it; how many frames that was."""
+        """Give on what there is, up to its end or to where the fault ends it; how many events or frames that was."""
         loop = asyncio.get_running_loop()
-        passed, tail, due_s = 0, b"", 0.0
-        while not self._fault.is_due(passed, tail) and (frame := await ahead.next()) is not None:
-            await asyncio.sleep(due_s - loop.time())
-            if not outlet.write(frame):
-                await outlet.drain()
-            passed, tail = passed + 1, (tail + frame[-_LONGEST_END_OF_EVENT:])[-_LONGEST_END_OF_EVENT:]
-            due_s = loop.time() + self._fault.gap_s
+        passed, due_s = 0, 0.0
+        while not self._fault.is_due(passed) and (frame := await ahead.next()) is not None:
+            for piece, counts in self._pieces(frame):
+                await asyncio.sleep(due_s - loop.time())
+                if not outlet.write(piece):
+                    await outlet.drain()
+                due_s = loop.time() + self._fault.gap_s
+                passed += counts
+                if self._fault.is_due(passed):
+                    break
         return passed
+
+    def _pieces(self, frame: bytes) -> Iterable[tuple[bytes, bool]]:
+        """What is passed on at a time, and whether it counts: how many events a read gave is nobody's choice."""
+        return self._cutter.pieces(frame) if self._cutter is not None else ((frame, True),)
 
 
 class _Ahead:
@@ -108,11 +123,6 @@ class _Ahead:
         self._has_ended = False
         self._news = asyncio.Event()
         self._room = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all has been taken that there will ever be."""
-        return self._has_ended and not self._frames
 
     def write(self, frame: bytes) -> bool:
         self._frames.append(frame)

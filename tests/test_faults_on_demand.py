@@ -158,8 +158,8 @@ async def faulty_line(log: Log) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("after", [0, 2, 3, 9])
-async def test_a_cut_comes_after_so_many_frames_and_is_no_end(after: int, make_scene: MakeScene, log: Log) -> None:
-    """At once, though the next frame is long in coming; an answer of fewer frames is cut at its end."""
+async def test_a_cut_comes_after_so_many_events_and_is_no_end(after: int, make_scene: MakeScene, log: Log) -> None:
+    """At once, though the next event is long in coming; an answer of fewer events is cut at its end."""
     scene = await make_scene()
 
     response = await scene.ask(f"cut-after={after}", arrived=min(after, 2))
@@ -175,6 +175,35 @@ async def test_a_cut_comes_after_so_many_frames_and_is_no_end(after: int, make_s
     line = await faulty_line(log)
     assert (line["status"], line["outcome"], line["fault"]) == (200, "upstream_truncated", f"cut-after={after}")
     assert line["frames"] == min(after, len(FRAMES))
+
+
+@pytest.mark.parametrize("frames", [[STREAM], [HELLO[:7], HELLO[7:] + WORLD[:3], WORLD[3:] + DONE[:2], DONE[2:]]])
+@pytest.mark.parametrize("fault", ["cut-after=1", "error-event=1", "cut-after=2", "error-event=2"])
+async def test_events_are_counted_however_they_came(
+    fault: str, frames: list[bytes], proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
+    """Several of them in one read, or one in several: an SDK has not met `[DONE]` before the fault."""
+    await arrive_apart(proxy, upstream, *frames)
+
+    response = await proxy.ask(STREAMED, headers=dict([with_fault(fault)]))
+
+    number = int(fault[-1])
+    passed = b"".join((HELLO, WORLD)[:number])
+    if fault.startswith("cut"):
+        assert await response.body_broken_off() == passed
+    else:
+        assert await response.body() == passed + error_event(CHAT, number)
+    assert response.get("x-cache-status") == "HIT"
+
+
+async def test_comments_are_no_events(make_scene: MakeScene) -> None:
+    """How many of them an upstream sends depends on how long it takes."""
+    scene = await make_scene(PING, HELLO, PING, PING, WORLD, DONE)
+
+    response = await scene.ask("cut-after=2", arrived=5)
+
+    assert await response.body_broken_off() == PING + HELLO + PING + PING + WORLD
+    assert await scene.is_recorded_whole()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +281,7 @@ async def test_http_1_0_is_cut_by_a_reset(
 
 @pytest.mark.parametrize("after", [0, 2, 9])
 async def test_an_error_event_ends_a_stream(after: int, make_scene: MakeScene, log: Log) -> None:
-    """After so many frames, or behind all of them, and cleanly: the stream tells of it, not the transfer."""
+    """After so many events, or behind all of them, and cleanly: the stream tells of it, not the transfer."""
     scene = await make_scene()
 
     response = await scene.ask(f"error-event={after}", arrived=min(after, 2))
@@ -272,7 +301,7 @@ async def test_an_error_event_waits_for_the_end_of_an_event(make_scene: MakeScen
 
     response = await scene.ask("error-event=1", arrived=3)
 
-    assert await response.body() == HELLO + WORLD + error_event(CHAT, 3)
+    assert await response.body() == HELLO + error_event(CHAT, 1)
     assert await scene.is_recorded_whole()
 
 
@@ -288,9 +317,8 @@ async def test_an_error_event_of_the_responses_route_has_its_form(proxy: Proxy, 
 
 
 async def test_an_error_event_in_what_is_no_stream_is_refused(proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    """And the answer is recorded all the same; what the upstream refuses by itself is passed on."""
+    """And the answer is recorded all the same."""
     upstream.will_send(plain(ANSWER))
-    upstream.will_send(plain(b'{"error":{}}', status=b"429 Slow Down"))
     fields = dict([with_fault("error-event=1")])
 
     for _ in range(2):
@@ -299,7 +327,20 @@ async def test_an_error_event_in_what_is_no_stream_is_refused(proxy: Proxy, upst
         await until(lambda: not proxy.app._flights._by_key)
 
     assert await word(proxy.ask()) == "HIT"
-    assert (await proxy.ask(STREAMED, headers=fields)).status == 429
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"text/event-stream"])
+async def test_an_error_of_the_upstreams_own_gets_no_error_event(
+    content_type: bytes, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
+    """It is passed on as it is: with an event behind it, it would be neither JSON nor what the upstream has said."""
+    refusal = b'{"error":{}}\n\n'
+    upstream.will_send(plain(refusal, status=b"429 Slow Down", content_type=content_type))
+
+    response = await proxy.ask(STREAMED, headers=dict([with_fault("error-event=1")]))
+
+    assert (response.status, await response.body()) == (429, refusal)
+    assert response.get("content-length") == str(len(refusal))
 
 
 @pytest.mark.parametrize("fault", ["error-event=5", "gap=0ms", "first-byte=0s", "cut-after=5"])

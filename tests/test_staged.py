@@ -1,4 +1,4 @@
-"""What `X-Reprise-Fault` may ask for, and when what it asks for is due."""
+"""What `X-Reprise-Fault` may ask for, and where the events end that it counts."""
 
 from itertools import pairwise
 
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import StagedFailure
-from proxy.sse import stream_ending
-from proxy.staged import StagedFault, error_event
+from proxy.sse import events, stream_ending
+from proxy.staged import EventCutter, StagedFault, error_event
 from tests.harness import DONE, HELLO, WORLD
 
 
@@ -35,8 +35,8 @@ def test_a_fault_is_read(text: str, expected: StagedFault) -> None:
         *((text, "expected status=429, first-byte=2s") for text in ("", ",", "cut", "Status=429", "cut-after =5", "=")),
         *((text, "expected status=429, first-byte=2s") for text in ("gap=1s,", "gap=1s,gap=1s", "pace=2x")),
         *((f"status={value}", "that of an error") for value in ("", "200", "399", "499", "600", "x", "\xb2", "-500")),
-        *((f"cut-after={value}", "a number of frames") for value in ("", "-1", "1.0", "five", "\u0665", "9" * 10)),
-        *((f"error-event={value}", "a number of frames") for value in ("", "+1", "5 frames")),
+        *((f"cut-after={value}", "a number of events") for value in ("", "-1", "1.0", "five", "\u0665", "9" * 10)),
+        *((f"error-event={value}", "a number of events") for value in ("", "+1", "5 frames")),
         *((f"gap={value}", "a time such as 20ms or 2s") for value in ("", "5", "1m", "61s", "-1s", "1e3ms", "1s;x")),
         ("first-byte=3600s", "first-byte and gap take a time .* a minute at most"),
         ("status=500, cut-after=5", "an answer ends in one way"),
@@ -69,23 +69,33 @@ def test_what_was_read_says_the_same_when_it_is_read_again(parts: list[str], bet
 
 
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+BLOCKS = st.sampled_from(
+    [b"data: x", b"data", b"event: e|data: {}|data: 2", b"id: 7|data:", b": ping", b"id: data:", b""]
+)
 
 
-@given(LINE_ENDS, st.lists(st.integers(0, 40), max_size=8), st.integers(0, 6))
-def test_an_error_event_cuts_no_event_in_two(line_end: bytes, cuts: list[int], number: int) -> None:
-    """However the stream was cut into frames, and whichever line ends it has."""
-    stream = b"".join(b"data: %d" % event + line_end * 2 for event in range(4))
+@given(
+    LINE_ENDS, st.lists(BLOCKS, max_size=6), st.lists(st.integers(0, 99), max_size=12), st.sampled_from([b"", b"da"])
+)
+def test_a_stream_is_cut_behind_each_event(line_end: bytes, blocks: list[bytes], cuts: list[int], rest: bytes) -> None:
+    """However its frames were cut, and whichever line ends it has; no byte is lost or added."""
+    stream = b"".join((block + b"||").replace(b"|", line_end) for block in blocks) + rest
     places = sorted({0, *(cut for cut in cuts if cut < len(stream)), len(stream)})
-    frames = [stream[start:end] for start, end in pairwise(places)]
-    fault = StagedFault.parse(f"error-event={number}")
+    cutter = EventCutter()
 
-    passed = 0
-    while passed < len(frames) and not fault.is_due(passed, b"".join(frames[:passed])[-3:]):
-        passed += 1
+    pieces = [piece for start, end in pairwise(places) for piece in cutter.pieces(stream[start:end])]
 
-    heard = b"".join(frames[:passed]).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    assert passed >= min(number, len(frames))
-    assert heard == b"" or heard.endswith(b"\n\n")
+    assert b"".join(piece for piece, _ in pieces) == stream
+    heard, after = b"", []
+    for piece, is_end in pieces:
+        heard += piece
+        if is_end:
+            after.append(heard.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    has_data = [any(line.partition(b":")[0] == b"data" for line in block.split(b"|")) for block in blocks]
+    assert len(after) == sum(has_data)
+    for number, text in enumerate(after, 1):
+        assert text.endswith(b"\n\n")
+        assert len(list(events(text))) >= number
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
