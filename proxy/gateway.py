@@ -38,6 +38,7 @@ from proxy.lookup import Ask, Found, Lookup, head_reader, key_rules
 from proxy.question import Questions
 from proxy.recording import Head, Headers
 from proxy.sessions import Turn
+from proxy.staged import StagedFault
 from proxy.store import Store
 from proxy.traffic import Traffic
 from proxy.upstream import Outgoing, Upstream
@@ -64,6 +65,7 @@ class _Exchange:
     flight: Flight | None = None
     turn: Turn | None = None
     """In a session."""
+    fault: StagedFault | None = None
 
 
 class Gateway:
@@ -128,7 +130,7 @@ class Gateway:
             raise intake.refusal
         ask = await self._ask(exchange, intake)
         if (fault := intake.controls.fault) is not None:
-            exchange.line.fault = fault.text
+            exchange.fault, exchange.line.fault = fault, fault.text
             await staging.refuse(fault)
         if not await self._relay(exchange, await self._lookup.find(ask)):
             await self._relay(exchange, await self._lookup.find(ask._replace(may_join=False)))
@@ -164,9 +166,9 @@ class Gateway:
         line.cache, line.usage = found.word, found.usage
         exchange.flight = found.source if isinstance(found.source, Flight) else None
         with found.source.listening() as response:
-            if exchange.intake and (fault := exchange.intake.controls.fault):
+            if exchange.fault is not None:
                 target = exchange.request.raw_path
-                response = staging.staged(response, fault, target, exchange.flight)  # noqa: PLW2901 - with a fault
+                response = staging.staged(response, exchange.fault, target, exchange.flight)  # noqa: PLW2901
             head = await response.head()
             if found.borrowed:
                 if head.status in _ABOUT_THE_CALLER:
@@ -217,7 +219,9 @@ class Gateway:
         line, flight = exchange.line, exchange.flight
         exchange.client.measure(line)
         if exchange.turn is not None:
-            _end_turn(exchange.turn, exchange)
+            failed = exchange.fault is not None and exchange.fault.has_failed(line.outcome)
+            settled = flight.settled if flight is not None else None
+            exchange.turn.end(settled, replayed=line.cache == "HIT", failed=failed)
         if flight is None:
             self._traffic.ledger.enter(line, exchange.head)
         elif flight.settled.done():
@@ -238,13 +242,6 @@ class Gateway:
 
 def _own_id(exchange: _Exchange) -> Headers:
     return ((b"X-Reprise-Id", exchange.line.id.encode()),)
-
-
-def _end_turn(turn: Turn, exchange: _Exchange) -> None:
-    if exchange.flight is not None:
-        exchange.flight.settled.add_done_callback(turn.settle)
-    elif exchange.line.cache != "HIT":
-        turn.give_back()
 
 
 def _break_off(exchange: _Exchange, outcome: Outcome, why: str) -> None:

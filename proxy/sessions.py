@@ -1,7 +1,8 @@
 """Sessions of clients: within one, the n-th request for the same gets the n-th of several answers.
 
 The rule: a number is used up by an answer that is recorded, or is to be. One that came to nothing is given again, so
-that a client that tries once more after an error asks for the same answer, and recording leaves no gaps.
+that a client that tries once more after an error asks for the same answer, and recording leaves no gaps. So is one
+whose answer failed on demand, for this client alone: it tries again for what is recorded meanwhile.
 """
 
 import asyncio
@@ -63,8 +64,19 @@ class Turn:
         """Nothing came of it. To be told once."""
         self._count.give_back(self.number)
 
-    def settle(self, settled: asyncio.Future[Verdict]) -> None:
-        """The answer has come to its end: the number is used up if it is stored."""
+    def end(self, settled: asyncio.Future[Verdict] | None, *, replayed: bool, failed: bool) -> None:
+        """The request has been answered; `failed` says that its answer was made to fail. To be told once.
+
+        `settled` is done when it is known whether an answer that was sent for is stored: it uses the number up if so.
+        """
+        if failed:
+            self.give_back()
+        elif settled is not None:
+            settled.add_done_callback(self._settle)
+        elif not replayed:
+            self.give_back()
+
+    def _settle(self, settled: asyncio.Future[Verdict]) -> None:
         if not settled.result().stored:
             self.give_back()
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from proxy.errors import Outcome
 from proxy.pace import pause_s
 
 _WAYS = "status=429, first-byte=2s, gap=50ms, cut-after=5 or error-event=5, or several with commas between"
@@ -61,6 +62,10 @@ class StagedFault(NamedTuple):
     def is_due(self, passed: int) -> bool:
         """Whether the body is to end after `passed` events or frames."""
         return passed in (self.cut_after, self.error_after)
+
+    def has_failed(self, outcome: Outcome) -> bool:
+        """Whether its client, to which the log ascribes this outcome, still has to ask for the answer."""
+        return self.error_after is not None or outcome != "complete"
 
 
 class EventCutter:

@@ -221,6 +221,57 @@ async def test_what_was_cancelled_is_asked_again(start_proxy: StartProxy, upstre
     assert (key_of(again), await told(again)) == (key, ("MISS", WORLD + DONE))
 
 
+@pytest.mark.parametrize("fault", ["cut-after=0", "cut-after=1", "error-event=1", "status=500"])
+@pytest.mark.parametrize("source", ["MISS", "HIT"])
+async def test_who_tries_again_after_a_fault_on_demand_asks_for_the_same_answer(
+    fault: str, source: str, start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Whether it was recorded before or is since then, and as often as it fails; then the next one is due."""
+    proxy = await start_proxy(server__allow_faults="true")
+    answers = [HELLO * number + WORLD + DONE for number in (1, 2)]
+    for answer in answers:
+        upstream.will_send(sse_head(), chunk(answer) + LAST_CHUNK)
+    if source == "HIT":
+        await words(*(proxy.ask(STREAMED, headers=OTHER) for _ in answers))
+
+    for answer in answers:
+        for _ in range(2):
+            failing = await proxy.ask(STREAMED, headers={**ONE, "X-Reprise-Fault": fault})
+            await (failing.body_broken_off() if fault.startswith("cut") else failing.body())
+            await proxy.app._flights.settle()
+        assert (await told(await proxy.ask(STREAMED, headers=ONE)))[1] == answer
+
+    assert upstream.requests_seen == len(answers)
+
+
+async def test_who_gives_up_on_a_fault_on_demand_asks_for_the_same_answer(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """A time-out was what it wanted to test; without a fault, who leaves has asked all the same."""
+    proxy = await start_proxy(server__allow_faults="true")
+    will_number(upstream)
+    await words(proxy.ask(headers=OTHER), proxy.ask(headers=OTHER))
+
+    waiting = await start_asking(proxy, PROMPT, *ONE.items(), ("X-Reprise-Fault", "first-byte=60s"))
+    await until(lambda: proxy.app._traffic.active == 1)
+    await waiting.close()
+    await until(lambda: proxy.app._traffic.active == 0)
+
+    assert await told(await proxy.ask(headers=ONE)) == ("HIT", ANSWERS[0])
+
+
+async def test_a_fault_that_leaves_the_answer_whole_uses_its_number_up(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """A late answer is one."""
+    proxy = await start_proxy(server__allow_faults="true")
+    will_number(upstream)
+
+    late = [await told(await proxy.ask(headers={**ONE, "X-Reprise-Fault": "gap=0ms"})) for _ in range(2)]
+
+    assert late == [("MISS", ANSWERS[0]), ("MISS", ANSWERS[1])]
+
+
 async def test_a_miss_that_may_not_be_forwarded_uses_nothing_up(
     start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
