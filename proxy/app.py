@@ -5,6 +5,7 @@ The rule: whoever starts something here ends it, in the reverse order.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -209,7 +210,9 @@ def _cassettes(cache: CacheSettings) -> tuple[CassetteLayer | None, CassetteCopi
         beneath = None if cache.cassette is None else CassetteLayer.read(cache.cassette)
     except CassetteError as error:
         raise StartFailed(f"{key}: {error}") from error
-    return beneath, None if cache.record_to is None else CassetteCopies(cache.record_to, Scrubber(cache.scrub))
+    return beneath, None if cache.record_to is None else CassetteCopies(
+        cache.record_to, Scrubber(cache.scrub, time.thread_time)
+    )
 
 
 def base_url_of(address: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from proxy import events
 from proxy.app import StartFailed
+from proxy.canonical import canonical_body
 from proxy.cassette import read_cassette, write_cassette
 from proxy.cassette.copying import CASSETTE_SCRUBBED
 from proxy.key import SHORT_KEY
@@ -270,6 +271,22 @@ async def test_secrets_stay_out_of_a_cassette_and_the_request_is_answered_by_it(
     assert (body["user"], body["code"]) == ("xxx@xxxx.xxx", "xxxx-00000000")
     assert (await log.line(0, CASSETTE_SCRUBBED))["found"] == {"email": 1, "custom": 1}
     assert "acme" not in log.getvalue()
+
+
+async def test_what_can_not_be_searched_for_secrets_is_not_written(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, cassette: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told in the log, costs no answer, and what comes after it is written."""
+    monkeypatch.setattr("proxy.cassette.shapes._PATIENCE_S", 0.05)
+    upstream.will_send(plain(ANSWER))
+    proxy = await start_proxy(cache__record_to=str(cassette), cache__scrub="(z+)+y")
+    asked = {**PROMPT, "user": "z" * 5000}
+
+    assert await words(proxy.ask(asked), proxy.ask(asked), proxy.ask()) == ["MISS", "HIT", "MISS"]
+    await proxy.app.stop()
+
+    assert [one.request.body for one in read_cassette(cassette)] == [canonical_body(orjson.dumps(PROMPT)).text]
+    assert "is not written: to search it for secrets takes too long" in log.lines(STORE_FAILED)[0]["reason"]
 
 
 async def test_a_cassette_that_can_not_be_written_costs_no_answer(

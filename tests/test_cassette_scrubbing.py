@@ -1,14 +1,17 @@
 """What goes into a cassette holds no secrets, and is in all else what was recorded."""
 
+import time
 from array import array
 from dataclasses import replace
+from itertools import count
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.cassette.scrubbing import Scrubber
+from proxy.cassette.scrubbing import Scrubbed, Scrubber
+from proxy.cassette.shapes import SearchTooLong
 from proxy.recording import Head, Recording
 from tests.recordings import recording, recordings
 
@@ -28,6 +31,7 @@ SECRETS = [
     ("api_key", "xoxb-123456789012-abcdefghijkl"),
     ("api_key", "sk_live_0123456789abcdefABCDEF01"),
     ("jwt", JWT),
+    ("jwt", f"_-{JWT}"),
     ("private_key", PEM),
     ("private_key", "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA1c7+9z5Pad7OejecsQ0buvJGHPn"),
     ("email", "maria.lopez+test@mail.acme.co.uk"),
@@ -43,6 +47,10 @@ NO_SECRETS = [
     "eyJust.a.word",
     "-----BEGIN PUBLIC KEY-----\nMIIEowIBAAKCAQEA\n-----END PUBLIC KEY-----",
 ]
+
+
+def scrub(one: Recording, *more: str) -> Scrubbed:
+    return Scrubber(more, time.thread_time).scrub(one)
 
 
 def asking(text: str) -> Recording:
@@ -71,7 +79,7 @@ def test_a_secret_in_a_request_is_hidden_and_named_by_its_place(kind: str, secre
     """Letters become x, digits 0; the key stays, since it is what was asked that is answered."""
     one = asking(f"Mine is:\n{secret}. Say nothing!")
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     said = orjson.loads(scrubbed.recording.request.body)["messages"][0]["content"]
     assert said.startswith("Mine is:\n")
@@ -84,7 +92,7 @@ def test_a_secret_in_a_request_is_hidden_and_named_by_its_place(kind: str, secre
 
 def test_of_a_header_only_the_token_is_hidden() -> None:
     """What it is a token of is no secret."""
-    scrubbed = Scrubber().scrub(asking(BEARER))
+    scrubbed = scrub(asking(BEARER))
 
     assert b'"Authorization: Bearer 0000000000xxxxxx-xxxxxx"' in scrubbed.recording.request.body
     assert [finding.kind for finding in scrubbed.findings] == ["bearer_token"]
@@ -95,14 +103,14 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
     """Words, versions, addresses that are nobody's, and keys that are meant to be public."""
     one = asking(text)
 
-    assert Scrubber().scrub(one) == (one, [])
+    assert scrub(one) == (one, [])
 
 
 def test_a_secret_in_the_name_of_a_member_is_not_in_the_report() -> None:
     """Nor anywhere else."""
     one = replace(recording(), request=replace(recording().request, body=b'{"a":{"m@acme.com":{"b/c":"n@acme.com"}}}'))
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     assert scrubbed.recording.request.body == b'{"a":{"x@xxxx.xxx":{"b/c":"x@xxxx.xxx"}}}'
     assert [finding[1:] for finding in scrubbed.findings] == [
@@ -122,7 +130,7 @@ def test_whatever_else_of_a_recording_is_shown_is_looked_at() -> None:
         model=f"ft:{secret}",
     )
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     assert secret not in repr(scrubbed)
     assert {finding.where for finding in scrubbed.findings} == {
@@ -139,7 +147,7 @@ def test_a_plain_answer_keeps_its_bytes_around_a_secret() -> None:
     body = b'{ "choices": [ {"message" : {"content":"\\u00fc \\/ \\nann\\u0040acme.com, %b"}} ], "n":1e2 }' % secret
     one = replace(answering(body), stream=False, check="json")
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     hidden = body.replace(secret, b"xxx@xxxx.xxx").replace(b"ann\\u0040acme", b"xxx\\u0040xxxx")
     assert scrubbed.recording.body == hidden.replace(b"\\u0040xxxx.com", b"\\u0040xxxx.xxx")
@@ -154,7 +162,7 @@ def test_a_secret_in_json_within_a_string_is_hidden_and_leaves_it_json(kind: str
     body = orjson.dumps({"choices": [{"message": {"tool_calls": [{"function": {"arguments": arguments}}]}}]})
     one = replace(answering(body), stream=False, check="json")
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     (choice,) = orjson.loads(scrubbed.recording.body)["choices"]
     text = orjson.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["text"]
@@ -167,7 +175,7 @@ def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:
     """However it is spelled."""
     body = rb'{"a":"\u0061nn4\u0031@acme.com"}'
 
-    scrubbed = Scrubber().scrub(replace(answering(body), stream=False))
+    scrubbed = scrub(replace(answering(body), stream=False))
 
     assert scrubbed.recording.body == rb'{"a":"\u0078xx0\u0030@xxxx.xxx"}'
 
@@ -181,7 +189,7 @@ def test_a_secret_that_is_streamed_in_pieces_is_hidden_in_each(cuts: tuple[int, 
     frames = [frame for piece in pieces for frame in (content(piece), content("no@", 1))] + [b"data: [DONE]\n\n"]
     one = answering(*frames)
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     assert contents(scrubbed.recording.body) == "Ask xxx@xxxx.xxx, please."
     assert contents(scrubbed.recording.body, 1) == "no@" * len(pieces)
@@ -196,7 +204,7 @@ def test_the_stream_of_a_response_is_scrubbed_too() -> None:
     events = [*deltas, {"type": "response.output_text.done", "item_id": "i", "text": "ann@acme.com"}]
     one = answering(*(b"event: x\ndata: " + orjson.dumps(event) + b"\n\n" for event in events))
 
-    scrubbed = Scrubber().scrub(one)
+    scrubbed = scrub(one)
 
     assert b'"xxx@xx"' in scrubbed.recording.body
     assert b'"xx.xxx"' in scrubbed.recording.body
@@ -207,14 +215,14 @@ def test_what_is_no_json_is_looked_at_as_text() -> None:
     """Comments of a stream, for example."""
     one = answering(b": for ann@acme.com\n\n", b"data: [DONE]\n\n")
 
-    assert Scrubber().scrub(one).recording.body == b": for xxx@xxxx.xxx\n\ndata: [DONE]\n\n"
+    assert scrub(one).recording.body == b": for xxx@xxxx.xxx\n\ndata: [DONE]\n\n"
 
 
 def test_half_an_emoji_keeps_no_secret_from_being_found() -> None:
     """Some servers cut texts by UTF-16 units."""
     frames = [content("ann@ac"), rb'data: {"choices":[{"index":0,"delta":{"content":"me.com \ud83d"}}]}' + b"\n\n"]
 
-    assert b"acme" not in (scrubbed := Scrubber().scrub(answering(*frames))).recording.body
+    assert b"acme" not in (scrubbed := scrub(answering(*frames))).recording.body
     assert rb"xx.xxx \ud83d" in scrubbed.recording.body
 
 
@@ -225,11 +233,30 @@ def test_the_users_own_shapes_are_hidden_too() -> None:
     """All that matches, or the group that is called secret."""
     one = asking("Customer 4711-0815 of Müller, code: open sesame!")
 
-    scrubbed = Scrubber([r"[0-9]{4}-[0-9]{4}", "Müller", "code: (?P<secret>[a-z ]+)", "x*"]).scrub(one)
+    scrubbed = scrub(one, r"[0-9]{4}-[0-9]{4}", "Müller", "code: (?P<secret>[a-z ]+)", "x*")
 
     said = orjson.loads(scrubbed.recording.request.body)["messages"][0]["content"]
     assert said == "Customer 0000-0000 of xxxxxxx, code: xxxx xxxxxx!"
     assert scrubbed.findings == [(one.key, "/request/body/messages/0/content", "custom", 3)]
+
+
+def test_an_expression_that_takes_for_ever_leaves_nothing_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is better not shown than not searched."""
+    monkeypatch.setattr("proxy.cassette.shapes._PATIENCE_S", 0.05)
+
+    with pytest.raises(SearchTooLong, match="try simpler expressions in"):
+        scrub(asking("a" * 5000), "(a+)+b")
+
+
+def test_patience_is_that_for_one_recording_however_many_texts_it_has() -> None:
+    """And the next one gets as much again."""
+    work = count()
+    scrubber = Scrubber((), lambda: float(next(work)))
+
+    with pytest.raises(SearchTooLong):
+        scrubber.scrub(answering(orjson.dumps([f"number {number}" for number in range(20)])))
+
+    scrubber.scrub(answering(orjson.dumps(["number 21", "number 22"])))
 
 
 # Whatever comes
@@ -239,11 +266,11 @@ def test_the_users_own_shapes_are_hidden_too() -> None:
 @given(one=recordings())
 def test_anything_can_be_scrubbed_and_keeps_its_measures(one: Recording) -> None:
     """As long as it was, in the same frames; and what was scrubbed once has nothing more to scrub."""
-    once = Scrubber().scrub(one).recording
+    once = scrub(one).recording
 
     assert len(once.body) == len(one.body)
     assert (once.key, once.timeline, once.usage) == (one.key, one.timeline, one.usage)
-    assert Scrubber().scrub(once) == (once, [])
+    assert scrub(once) == (once, [])
 
 
 @settings(deadline=None)
@@ -254,7 +281,7 @@ def test_no_secret_is_left_between_any_texts(before: str, after: str, secret: st
     asked = asking(text)
     one = replace(asked, body=asked.request.body, stream=False, timeline=replace(asked.timeline, lengths=array("I")))
 
-    scrubbed = Scrubber().scrub(one).recording
+    scrubbed = scrub(one).recording
 
     assert secret not in orjson.loads(scrubbed.request.body)["messages"][0]["content"]
     assert scrubbed.body == scrubbed.request.body
@@ -266,10 +293,12 @@ def test_no_secret_is_left_between_any_texts(before: str, after: str, secret: st
     [
         *("-----BEGIN PRIVATE KEY-----" * 20_000, "a." * 100_000 + "@", "sk-" * 100_000, "eyJ" * 100_000),
         *("bearer " * 50_000, "bearer " + " " * 200_000, "a@" + "a." * 100_000, "a@example." * 30_000),
-        *("SG." * 100_000, "A" * 500_000),
+        *("SG." * 100_000, "A" * 500_000, "-eyJ" * 250_000, "-eyJ" * 250_000 + ".eyJ", "eyJaaaaaaaa." * 100_000),
+        *("\\neyJ" * 200_000, "-----BEGIN PRIVATE KEY-----" + " a" * 500_000, "Bearer " + "-bearer" * 200_000),
+        *("-----BEGIN " + "A " * 500_000, "-sk-" * 250_000, "a-eyJ" * 100_000 + ".eyJaaaaaaaaa"),
     ],
     ids=lambda hostile: hostile[:10],
 )
 def test_no_text_takes_long(hostile: str) -> None:
     """An answer may hold what somebody has made up for it; the time of a test is the bound."""
-    Scrubber().scrub(asking(hostile))
+    scrub(asking(hostile))

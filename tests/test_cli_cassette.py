@@ -9,8 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
 from proxy.cassette import read_cassette, write_cassette
+from proxy.commands import cache_export
 from proxy.recording import Recording
 from proxy.store.codec import decode
 from proxy.store.disk import Shelf
@@ -178,6 +180,23 @@ def test_a_damaged_recording_is_left_out_and_named(tmp_path: Path, shelf: Shelf,
     assert ended.code == 1
     assert ended.out.splitlines()[0] == f"left out {bad.key}: it is not as long as it says"
     assert list(read_cassette(tmp_path / "chat")) == others
+
+
+def test_what_can_not_be_searched_for_secrets_is_left_out(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And named; it would be better not exported than with a secret in it."""
+    monkeypatch.setattr("proxy.cassette.shapes._PATIENCE_S", 0.05)
+    trap, one = recording("trap", prompt="z" * 5000), recording("one")
+    put(shelf, trap, one)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPRISE_CACHE__SCRUB", "(z+)+y")
+
+    ended = CliRunner().invoke(cache_export.command, ["chat"], standalone_mode=False)
+
+    assert ended.return_value == 1
+    assert ended.stdout.startswith(f"left out {trap.key}: to search it for secrets takes too long")
+    assert list(read_cassette(tmp_path / "chat")) == [one]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from proxy.cassette import CassetteError, write_recording
 from proxy.cassette.scrubbing import Scrubber
+from proxy.cassette.shapes import SearchTooLong
 from proxy.events import log
 from proxy.recording import Recording
 from proxy.store.health import Health
@@ -56,7 +57,10 @@ class CassetteCopies:
         self._writing = None
 
     def _write(self, recording: Recording) -> None:
-        scrubbed = self._scrubber.scrub(recording)
+        try:
+            scrubbed = self._scrubber.scrub(recording)
+        except SearchTooLong as error:
+            raise CassetteError(f"{self._directory}: {recording.key} is not written: {error}") from error
         if scrubbed.findings:
             found = Counter[str]()
             for _, _, kind, times in scrubbed.findings:  # not where: the names of members are a part of the prompt

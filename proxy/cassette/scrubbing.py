@@ -11,11 +11,11 @@ asked, so that this is still answered; it can't be made again from what is left 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from proxy.cassette.shapes import shapes
+from proxy.cassette.shapes import Patience, shapes
 from proxy.recording import Head, Recording
 from proxy.sse import read_json
 
@@ -70,15 +70,22 @@ class _Piece(NamedTuple):
 
 
 class Scrubber:
-    """Finds secrets by their shapes, and hides them."""
+    """Finds secrets by their shapes, and hides them. For one thread at a time."""
 
-    def __init__(self, more: Sequence[str] = ()) -> None:
-        """`more`: regular expressions of the user's."""
+    def __init__(self, more: Sequence[str], work_s: Callable[[], float]) -> None:
+        """`more`: regular expressions of the user's. `work_s` counts the seconds that the calling thread has worked."""
         self._shapes = shapes(more)
+        self._work_s = work_s
+        self._patience = Patience(work_s)
         self._innocent: set[str] = set()
 
     def scrub(self, recording: Recording) -> Scrubbed:
-        """A recording as it may be shown. For a thread: of a long one every event is looked at."""
+        """A recording as it may be shown. For a thread: of a long one every event is looked at.
+
+        Raises:
+            SearchTooLong: it takes more work than may go into one recording. So it may not be shown at all.
+        """
+        self._patience = Patience(self._work_s)
         found: _Found = Counter()
         request, head = recording.request, recording.head
         scrubbed = replace(
@@ -142,7 +149,7 @@ class Scrubber:
             return None
         hidden = bytearray(len(text))
         for shape in self._shapes:
-            for start, end in shape.spans(text):
+            for start, end in shape.spans(text, self._patience):
                 # What was hidden before, by another shape or another export, is no secret.
                 if not all(hidden[start:end]) and any(_hide(char) != char for char in text[start:end]):
                     # The letter behind a backslash says how a string within this one is to be read.

@@ -1,9 +1,10 @@
 """`reprise cache export`: recordings into a cassette, which can be committed, reviewed, and imported elsewhere.
 
-The rule: what can't be read is named and left out, and the exit code says so.
+The rule: what can't be read, or searched for secrets, is named and left out, and the exit code says so.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 
 from proxy.cassette import CassetteError, write_cassette
 from proxy.cassette.scrubbing import Finding, Scrubber
+from proxy.cassette.shapes import SearchTooLong
 from proxy.commands.display import counted, printable
 from proxy.commands.options import Mistake, config_option, json_option, settings_in_force
 from proxy.commands.recordings import Recordings, opened
@@ -42,12 +44,13 @@ class _Export:
         for key in keys:
             try:
                 recording = recorded.read(key)
-            except Damaged as damage:
-                self.left_out[key] = str(damage)
+                shown = recording and self._scrub(recording)
+            except (Damaged, SearchTooLong) as fault:
+                self.left_out[key] = str(fault)
                 continue
-            if recording is not None:  # it was removed a moment ago
+            if shown is not None:  # it was removed a moment ago
                 self.exported += 1
-                yield self._scrub(recording)
+                yield shown
 
     def _scrub(self, recording: Recording) -> Recording:
         if self._scrubber is None:
@@ -71,7 +74,7 @@ def command(*, config: Path | None, cassette: Path, wanted: Wanted, no_scrub: bo
     FILE is packed if its name ends with .tar.gz; else it is a directory, and what is in that already stays.
     """
     cache = settings_in_force(config).cache
-    export = _Export(None if no_scrub else Scrubber(cache.scrub))
+    export = _Export(None if no_scrub else Scrubber(cache.scrub, time.thread_time))
     with opened(cache) as recorded:
         keys = sorted(each.summary.key for each in wanted.of(recorded))
         if keys:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import orjson
+import regex
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
 from proxy.key import is_credential
@@ -181,8 +182,8 @@ def _vary_header(value: object) -> str:
 
 def _expression(value: object) -> str:
     try:
-        re.compile(value if isinstance(value, str) else "(")
-    except (re.error, OverflowError, RecursionError) as error:
+        regex.compile(value if isinstance(value, str) else "(")
+    except (regex.error, ArithmeticError, MemoryError, RecursionError, ValueError) as error:
         raise ValueError("expected a regular expression such as ACME-[0-9]{8}") from error
     return str(value)
 
