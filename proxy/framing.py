@@ -33,10 +33,10 @@ def head_bytes(head: Head, added: Headers, framing: Framing, connection: bytes |
 
 
 def chunk(frame: bytes) -> bytes:
-    """A frame as one chunk; it may not be empty, since that would be the last one."""
-    return b"%x\r\n%b\r\n" % (len(frame), frame)
+    """A frame as one chunk; nothing of an empty one, since that would be the last one."""
+    return b"%x\r\n%b\r\n" % (len(frame), frame) if frame else b""
 
 
 def whole_body(body: bytes) -> tuple[bytes, bytes, bytes]:
-    """A body as one chunk, and the last one; it may not be empty."""
-    return b"%x\r\n" % len(body), body, b"\r\n" + LAST_CHUNK
+    """A body as one chunk, and the last one, which is all there is of an empty one."""
+    return (b"%x\r\n" % len(body), body, b"\r\n" + LAST_CHUNK) if body else (b"", b"", LAST_CHUNK)

@@ -366,7 +366,7 @@ def test_show_shows_requests_of_every_kind(tmp_path: Path, shelf: Shelf) -> None
 
 def test_show_takes_whatever_is_there(tmp_path: Path, shelf: Shelf) -> None:
     """A recording of another origin, and of a clock that was far off."""
-    one = recording("odd", [b""], recorded_at=2.0**39)
+    one = recording("odd", [], recorded_at=2.0**39)
     put(shelf, replace(one, request=replace(one.request, body=b"\xff"), usage=None, model=None))
 
     shown, told = cache("show", one.key, at=tmp_path), cache("show", one.key, "--json", at=tmp_path)

@@ -162,7 +162,7 @@ def test_threads_that_encode_at_once_do_not_mix_their_entries() -> None:
 
 def test_frames_that_are_far_apart_keep_their_times() -> None:
     """A timeline is good for gaps that no 32 bits hold, and for none at all."""
-    frames = [b"a", b"", b"b"]
+    frames = [b"a", b"b", b"c"]
     slow = replace(recording(frames=frames), timeline=timeline(map(len, frames), (0, 2**33, 2**63)))
 
     assert decode(encode(slow), slow.key).timeline == slow.timeline
@@ -335,6 +335,7 @@ def test_any_forged_fact_is_taken_or_damaged(name: str, value: object) -> None:
         pytest.param(
             lambda: forge(PLAIN, stored=payload_of(PLAIN)[:-8] + bytes([0] * 7 + [0x80])), id="a frame before the start"
         ),
+        pytest.param(lambda: encode(replace(PLAIN, timeline=timeline([7, 0], [1, 2]))), id="an empty frame"),
     ],
 )
 def test_forged_lengths_and_payloads_are_damaged(forged: Callable[[], bytes]) -> None:

@@ -52,6 +52,17 @@ async def test_the_frames_are_recorded_as_they_came(proxy: Proxy, upstream: Scri
     assert 0 < timeline.head_us <= timeline.arrived_us[0]
 
 
+@pytest.mark.parametrize("pace", ["instant", "0ms", "recorded"])
+async def test_an_empty_frame_does_not_end_a_replay(pace: str, proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """A chunk without a byte in it is the last one."""
+    recording = await recorded(proxy, upstream)
+    lengths, arrived_us = recording.timeline.lengths, recording.timeline.arrived_us
+    timeline = Timeline(0, array("I", [lengths[0], 0, *lengths[1:]]), array("Q", [0, *arrived_us]))
+    assert store_of(proxy).keep(replace(recording, timeline=timeline))
+
+    assert await (await asked(proxy, pace)).body() == STREAM
+
+
 @pytest.mark.parametrize("pace", ["1ms", "0.001s", "0ms", "recorded", "1x", "0.5x", "1000000x"])
 async def test_a_paced_replay_keeps_the_frames_as_they_came(
     pace: str, proxy: Proxy, upstream: ScriptedUpstream

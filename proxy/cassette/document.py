@@ -32,7 +32,9 @@ from proxy.store.metadata import Damaged, Metadata
 VERSION = 1
 
 _FRAMES_A_LINE = 8
-_FRAME = re.compile(r"([0-9]{1,10})([+-][0-9]{1,20})")
+_FRAME = re.compile(r"([1-9][0-9]{0,9})([+-][0-9]{1,20})")  # an empty one would end a replay in chunks
+_STATUS = 200  # no other one is ever recorded
+_LATEST_US = 100 * 86_400 * 1_000_000  # at a recorded pace it would be waited for
 _AS_IT_LIES = orjson.OPT_SORT_KEYS
 _FOR_REVIEW = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
@@ -107,6 +109,8 @@ def recording_of(key: str, pair: Pair) -> Recording:
         "usage": _counts(document.get("usage")),
     }
     metadata = Metadata.of(facts, key)
+    if response.get("status") != _STATUS:
+        raise Damaged(f"its status is not {_STATUS}")
     frames = _timeline(timeline.get("frames"), metadata.head_us)
     if sum(frames.lengths) != len(pair.body):
         raise Damaged("its frames are not as long as its body")
@@ -157,9 +161,12 @@ def _timeline(lines: object, head_us: int) -> Timeline:
         raise Damaged("a frame of it is not a length and a gap")
     try:
         lengths = array("I", [length for length, _ in numbers])
-        return Timeline(head_us, lengths, array("Q", accumulate(gap for _, gap in numbers)))
+        arrived_us = array("Q", accumulate(gap for _, gap in numbers))
     except OverflowError as error:
         raise Damaged("a frame of it is endless, or arrived before it was asked for") from error
+    if max(head_us, *arrived_us, 0) > _LATEST_US:
+        raise Damaged("a part of it arrived more than 100 days after it was asked for")
+    return Timeline(head_us, lengths, arrived_us)
 
 
 def _counts(usage: object) -> object:

@@ -131,6 +131,8 @@ class Decoder:
         timeline = _timeline(payload[timeline_at:], metadata.head_us)
         if sum(timeline.lengths) != layout.response_bytes:
             raise Damaged("its frames are not as long as its body")
+        if 0 in timeline.lengths:
+            raise Damaged("a frame of it is empty, and none ever comes")
         return metadata.recording(payload[:body_at], payload[body_at:timeline_at], timeline)
 
     def decode_request(self, data: bytes, key: str, longest_bytes: int) -> RecordedRequest | None:
