@@ -1,5 +1,7 @@
 """Cassettes: recordings in files for people and version control, which give back the same recordings."""
 
+import errno
+import fcntl
 import gzip
 import io
 import os
@@ -286,6 +288,75 @@ def test_a_recording_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
 
     assert list(read_cassette(tmp_path)) == in_order(newer, TWO)
     assert len(files(tmp_path)) == 4
+
+
+def test_what_somebody_writes_meanwhile_is_read_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a moment without a document; whoever reads waits for the end of it."""
+    write_cassette(tmp_path, in_order(ONE, TWO))
+    first, second = in_order(ONE, TWO)
+    path = tmp_path / f"{second.key}.json"
+    reading = read_cassette(tmp_path)
+    assert next(reading) == first
+    held, document = os.open(tmp_path, os.O_RDONLY), path.read_bytes()
+    fcntl.flock(held, fcntl.LOCK_EX)
+    path.unlink()
+
+    def go_on(_delay_s: float) -> None:
+        path.write_bytes(document)
+        os.close(held)
+
+    monkeypatch.setattr("time.sleep", go_on)
+
+    assert list(reading) == [second]
+
+
+def test_what_is_removed_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    """It was listed a moment ago."""
+    write_cassette(tmp_path, in_order(ONE, TWO))
+    first, second = in_order(ONE, TWO)
+    reading = read_cassette(tmp_path)
+    assert next(reading) == first
+
+    for kind in ("json", "body"):
+        (tmp_path / f"{second.key}.{kind}").unlink()
+
+    assert list(reading) == []
+
+
+def test_one_that_is_held_for_ever_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that was stopped while it wrote, for example."""
+    monkeypatch.setattr("proxy.cassette.directory.LOCK_TIMEOUT_S", 0.01)
+    write_recording(tmp_path, ONE)
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    with pytest.raises(CassetteError, match="it is held by a process that has stopped"):
+        list(read_cassette(tmp_path))
+    os.close(held)
+
+
+def test_a_directory_without_locks_can_be_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems have none."""
+
+    def flock(_held: int, _way: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+    write_recording(tmp_path, ONE)
+
+    assert list(read_cassette(tmp_path)) == [ONE]
+
+
+def test_a_directory_that_nobody_may_write_can_be_read(tmp_path: Path) -> None:
+    """As where it was checked out for reading alone."""
+    write_recording(tmp_path, ONE)
+    tmp_path.chmod(0o555)
+
+    assert list(read_cassette(tmp_path)) == [ONE]
+    tmp_path.chmod(0o755)
 
 
 def test_a_writer_that_was_killed_leaves_no_recording(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def read_directory(directory: Path) -> Iterator[tuple[str, Pair]]:
         CassetteError: a file can't be read, or is none of a cassette's.
     """
     for key in _keys(directory):
-        yield key, Pair(_read(directory / name_of(key, DOCUMENT)), _read(directory / name_of(key, BODY)))
+        if (pair := _pair(directory, key)) is not None:
+            yield key, pair
 
 
 def make_directory(directory: Path) -> None:
@@ -56,7 +57,8 @@ def write_pair(directory: Path, key: str, pair: Pair) -> None:
         OSError: it can't be written.
     """
     document, body = directory / name_of(key, DOCUMENT), directory / name_of(key, BODY)
-    with _alone_in(directory):
+    # Or the body of one could meet the document of another who writes there.
+    with _locked(directory, fcntl.LOCK_EX):
         document.unlink(missing_ok=True)  # from here on there is none, and not one with another's body
         _write(body, pair.body)
         _write(document, pair.document)
@@ -91,6 +93,17 @@ def _keys(directory: Path) -> list[str]:
     return keys
 
 
+def _pair(directory: Path, key: str) -> Pair | None:
+    """The files of one recording; None if it is gone, and was there a moment ago."""
+    document, body = directory / name_of(key, DOCUMENT), directory / name_of(key, BODY)
+    try:
+        # While somebody writes, there is a moment without a document, and one with another's body.
+        with _locked(directory, fcntl.LOCK_SH):
+            return Pair(_read(document), _read(body)) if os.path.lexists(document) else None
+    except OSError as error:
+        raise CassetteError(f"{directory}: it can't be read ({error.strerror})") from error
+
+
 def _read(path: Path) -> bytes:
     try:
         facts = path.stat()
@@ -111,26 +124,26 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep out others that write there, or the body of one could meet the document of another."""
+def _locked(directory: Path, way: int) -> Iterator[None]:
+    """Keep out others that write there, with `LOCK_EX` also those that read; they are waited for. Raises `OSError`."""
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _lock(held, directory)
+        _lock(held, directory, way)
         yield
     finally:
         os.close(held)
 
 
-def _lock(held: int, directory: Path) -> None:
+def _lock(held: int, directory: Path, way: int) -> None:
     until_s = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, way | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > until_s:
                 raise TimeoutError(error.errno, "it is held by a process that has stopped", str(directory)) from error
             time.sleep(_RETRY_S)
-        except OSError:  # a file system that knows no locks: whoever writes there alone needs none
+        except OSError:  # a file system that knows no locks: whoever is alone there needs none
             return
         else:
             return
