@@ -33,7 +33,7 @@ FLOORS = {
         *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
         *("answer", "extent", "limits", "normalize", "reading", "difference", "nearest", "staged"),
-        *("cassette.document", "cassette.names", "cassette.shapes", "cassette.scrubbing"),
+        *("cassette.document", "cassette.names", "cassette.shapes", "cassette.passages", "cassette.scrubbing"),
     ],
     # What is said to the program, and what it says of itself: files, environment, standard error.
     "settings and log": ["config", "config.*", "forms", "events"],

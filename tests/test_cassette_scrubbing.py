@@ -4,6 +4,7 @@ import time
 from array import array
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import orjson
 import pytest
@@ -209,6 +210,76 @@ def test_the_stream_of_a_response_is_scrubbed_too() -> None:
     assert b'"xxx@xx"' in scrubbed.recording.body
     assert b'"xx.xxx"' in scrubbed.recording.body
     assert b'"xxx@xxxx.xxx"' in scrubbed.recording.body
+
+
+def token(text: str, *instead: str) -> dict[str, Any]:
+    def spelled(each: str) -> dict[str, Any]:
+        return {"token": each, "logprob": -0.5, "bytes": list(each.encode())}
+
+    return {**spelled(text), "top_logprobs": [spelled(each) for each in (text, *instead)]}
+
+
+PARTS = ("Ask ", "ann", "@ac", "me", ".com", ", please")
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("name", ["content", "refusal"])
+def test_a_secret_is_hidden_in_the_tokens_of_an_answer_too(name: str, streamed: bool) -> None:  # noqa: FBT001
+    """In each of them, in its bytes, and in what nearly stood there; the others stay as they are."""
+    listed = [token(part, " Ann") for part in PARTS]
+    groups = [listed[:2], listed[2:3], listed[3:]] if streamed else [listed]
+    answers = [orjson.dumps({"choices": [{"index": 0, "logprobs": {name: group}}]}) for group in groups]
+    one = answering(*(b"data: " + answer + b"\n\n" for answer in answers) if streamed else answers)
+
+    body = scrub(one).recording.body
+
+    shown = [orjson.loads(line.removeprefix(b"data: ")) for line in body.splitlines() if line]
+    tokens = [each for answer in shown for each in answer["choices"][0]["logprobs"][name]]
+    assert [each["token"] for each in tokens] == ["Ask ", "xxx", "@xx", "xx", ".xxx", ", please"]
+    assert (tokens[0], tokens[-1]) == (listed[0], listed[-1])
+    assert tokens[1]["bytes"] == [48, 120, 120]
+    assert [each["token"] for each in tokens[1]["top_logprobs"]] == ["xxx", " xxx"]
+    assert [each["bytes"] for each in tokens[1]["top_logprobs"]] == [[48, 120, 120], [48, 48, 120, 120]]
+    assert len(body) == len(one.body)
+
+
+def test_a_secret_that_nearly_stood_in_an_answer_is_hidden() -> None:
+    """What stands there is none."""
+    body = orjson.dumps({"choices": [{"logprobs": {"content": [token("nobody", "ann@acme.com")]}}]})
+
+    (shown,) = orjson.loads(scrub(answering(body)).recording.body)["choices"][0]["logprobs"]["content"]
+
+    nearly = shown["top_logprobs"]
+    assert (shown["token"], shown["bytes"]) == ("nobody", list(b"nobody"))
+    assert [each["token"] for each in nearly] == ["nobody", "xxx@xxxx.xxx"]
+    assert not set(nearly[1]["bytes"]) - {48, 120}
+
+
+def test_a_secret_is_hidden_in_the_tokens_of_completions() -> None:
+    """Two lists side by side."""
+    nearly = [{part: -0.5, "Ann": -1.5} for part in PARTS]
+    body = orjson.dumps({"choices": [{"text": "", "logprobs": {"tokens": PARTS, "top_logprobs": nearly}}]})
+
+    shown = orjson.loads(scrub(answering(body)).recording.body)["choices"][0]["logprobs"]
+
+    assert shown["tokens"] == ["Ask ", "xxx", "@xx", "xx", ".xxx", ", please"]
+    assert shown["top_logprobs"][2] == {"@xx": -0.5, "xxx": -1.5}
+    assert shown["top_logprobs"][0] == nearly[0]
+
+
+def test_a_secret_is_hidden_in_the_tokens_of_a_response() -> None:
+    """As they come, and in the whole text that follows them."""
+    deltas = [{"type": "x.delta", "item_id": "i", "delta": part, "logprobs": [token(part)]} for part in PARTS]
+    done = {"type": "x.done", "item_id": "i", "text": "".join(PARTS), "logprobs": [token(part) for part in PARTS]}
+    one = answering(*(b"data: " + orjson.dumps(event) + b"\n\n" for event in (*deltas, done)))
+
+    body = scrub(one).recording.body
+
+    for secret in (b'"ann"', b"@ac", b'"me"', b".com", b"97,110,110", b"109,101"):
+        assert secret not in body
+    assert body.count(b'"token":"xxx"') == 4
+    assert body.count(b'"bytes":[48,120,120]') == 4
+    assert len(body) == len(one.body)
 
 
 def test_what_is_no_json_is_looked_at_as_text() -> None:

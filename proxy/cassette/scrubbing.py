@@ -11,33 +11,27 @@ asked, so that this is still answered; it can't be made again from what is left 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from proxy.cassette.passages import Piece, passages, strings
 from proxy.cassette.shapes import Patience, shapes
 from proxy.recording import Head, Recording
-from proxy.sse import read_json
 
 BODY = "body"
 """Where a finding is that is in the answer."""
 
-_STRING = re.compile(rb'"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"')
-_LINE = re.compile(rb"[^\r\n]+")
-_DATA = b"data:"
 _UNIT = re.compile(r"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ESCAPE_LENGTH = 6  # of \u0041
-_NUMBERS = ("index", "output_index", "content_index", "item_id")  # which of several texts that are streamed at a time
-_NAME = ()
+_NUMBER = re.compile(rb"[0-9]+")
+_HIDDEN_BYTES = {2: b"48", 3: b"120"}  # a digit and an x; what has one digit is no character that would be hidden
 
 _MOST_KNOWN = 2048
 _LONGEST_KNOWN = 64
 
 _Found = Counter[tuple[str, str]]
-_Place = tuple[object, ...]
-"""Names and positions as in a JSON pointer; tuples among them are what else tells texts apart, and the last of them
-`_NAME` for the name of a member itself."""
 
 
 class Finding(NamedTuple):
@@ -60,13 +54,6 @@ class Scrubbed(NamedTuple):
     def is_asked_otherwise(self) -> bool:
         """Whether the request is not any more what the key was made of."""
         return any(finding.where.startswith("/request/") for finding in self.findings)
-
-
-class _Piece(NamedTuple):
-    """Some of the bytes of a text, as JSON spells them."""
-
-    start: int
-    raw: bytes
 
 
 class Scrubber:
@@ -117,7 +104,7 @@ class Scrubber:
     def _json(self, body: bytes, where: str, found: _Found) -> bytes:
         """A JSON document; each finding under the pointer to its string, or to its member."""
         scrubbed = bytearray(body)
-        for place, piece in _strings(body):
+        for place, piece in strings(body):
             pointer = "".join(f"/{self._token(token)}" for token in place if not isinstance(token, tuple))
             self._passage(scrubbed, [piece], where + pointer, found)
         return bytes(scrubbed)
@@ -127,11 +114,11 @@ class Scrubber:
 
     def _answer(self, body: bytes, found: _Found) -> bytes:
         scrubbed = bytearray(body)
-        for passage in _passages(body):
+        for passage in passages(body):
             self._passage(scrubbed, passage, BODY, found)
         return bytes(scrubbed)
 
-    def _passage(self, scrubbed: bytearray, pieces: list[_Piece], where: str, found: _Found) -> None:
+    def _passage(self, scrubbed: bytearray, pieces: list[Piece], where: str, found: _Found) -> None:
         texts = [_spelled_out(piece.raw) for piece in pieces]
         hidden = self._hidden("".join(texts), where, found)
         if hidden is None:
@@ -141,6 +128,8 @@ class Scrubber:
             marks = hidden[start : start + len(text)]
             if any(marks):
                 scrubbed[piece.start : piece.start + len(piece.raw)] = _masked(piece.raw, marks)
+                for twin in piece.twins:
+                    scrubbed[twin.start : twin.start + len(twin.raw)] = _masked_whole(twin)
             start += len(text)
 
     def _hidden(self, text: str, where: str, found: _Found) -> bytearray | None:
@@ -168,55 +157,6 @@ class Scrubber:
             self._innocent.add(text)
 
 
-def _passages(body: bytes) -> Iterator[list[_Piece]]:
-    """The texts of an answer, JSON or an event stream, in any order."""
-    if body.lstrip().startswith((b"{", b"[")):
-        yield from ([piece] for _, piece in _strings(body))
-        return
-    streamed: dict[_Place, list[_Piece]] = {}
-    for line in _LINE.finditer(body):
-        start = line.start() + len(_DATA) * line[0].startswith(_DATA)
-        for place, (at, raw) in _strings(line[0].removeprefix(_DATA)):
-            piece = _Piece(start + at, raw)
-            if _is_streamed(place):
-                streamed.setdefault(place, []).append(piece)
-            else:
-                yield [piece]
-    yield from streamed.values()
-
-
-def _is_streamed(place: _Place) -> bool:
-    return ("delta" in place or place[-1:] == ("text",)) and place[-1] != _NAME
-
-
-def _strings(text: bytes) -> Iterator[tuple[_Place, _Piece]]:
-    """The strings of a JSON document, names of members too, and their places; of anything else all of it."""
-    try:
-        places = list(_places(read_json(text), ()))
-    except (ValueError, RecursionError):
-        yield (), _Piece(0, text)
-        return
-    strings = [_Piece(match.start(1), match[1]) for match in _STRING.finditer(text)]
-    if len(places) == len(strings):
-        yield from zip(places, strings, strict=True)
-    else:  # a name that is there twice was read once
-        yield from (((), piece) for piece in strings)
-
-
-def _places(value: Any, place: _Place) -> Iterator[_Place]:  # noqa: ANN401 - it is JSON: anything can be anywhere
-    """The place of each string, in the order in which they stand in the document."""
-    if isinstance(value, str):
-        yield place
-    elif isinstance(value, dict):
-        numbers = tuple((name, value[name]) for name in _NUMBERS if isinstance(value.get(name), int | str))
-        for name, inner in value.items():
-            yield (*place, numbers, name, _NAME)
-            yield from _places(inner, (*place, numbers, name))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _places(inner, (*place, number))
-
-
 def _spelled_out(raw: bytes) -> str:
     """The text of which these bytes are the JSON; a character each `_UNIT`."""
     text = raw.decode(errors="surrogateescape")
@@ -234,6 +174,13 @@ def _masked(raw: bytes, marks: bytearray) -> bytes:
     units = _UNIT.findall(raw.decode(errors="surrogateescape"))
     masked = "".join(_hide_unit(unit) if mark else unit for unit, mark in zip(units, marks, strict=True))
     return masked.encode(errors="surrogateescape")
+
+
+def _masked_whole(piece: Piece) -> bytes:
+    """The same number of bytes, without anything that a secret could be a part of."""
+    if piece.is_numbers:
+        return _NUMBER.sub(lambda number: _HIDDEN_BYTES.get(len(number[0]), number[0]), piece.raw)
+    return _masked(piece.raw, bytearray(b"\1" * len(_spelled_out(piece.raw))))
 
 
 def _hide_unit(unit: str) -> str:
