@@ -1,5 +1,6 @@
 """A miss that may not be forwarded names the recording that comes nearest, and how it differs."""
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -364,6 +365,25 @@ async def test_those_who_have_left_keep_nobody_from_waiting(busy: tuple[Proxy, G
     gate.open.set()
 
     assert "asked `Thursday`" in await message(await last.response())
+
+
+async def test_a_search_rests_longer_while_hits_are_answered(
+    busy: tuple[Proxy, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its stretches is one that a hit may have to wait for."""
+    proxy, gate = busy
+    survey, rests = store_of(proxy)._survey, list[float]()
+    monkeypatch.setattr("proxy.store.survey.time.sleep", rests.append)
+    waiter = asyncio.get_running_loop().create_future()
+
+    for is_hit in (False, True, False):
+        if is_hit:
+            store_of(proxy).count_hit("0" * 64)
+        survey._rested_s = 0.0
+        survey._rest(waiter)
+
+    assert rests[0] == rests[2] < rests[1]
+    gate.open.set()
 
 
 async def test_who_waits_is_told_when_the_proxy_ends(busy: tuple[Proxy, Gate]) -> None:

@@ -172,6 +172,7 @@ class TieredStore:
 
     def count_hit(self, key: str) -> None:
         self._hits[key] += 1
+        self._survey.give_way()
 
     def is_lasting(self, key: str) -> bool:
         return self._beneath is not None and key in self._beneath

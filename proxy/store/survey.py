@@ -31,6 +31,7 @@ _READ_AT_ONCE = 100
 # the event loop wait for `sys.getswitchinterval`. A rest is over when the other one has done what it is at.
 _AT_A_STRETCH_S = 0.0003
 _REST_S = 0.0001
+_LONG_REST_S = 0.002  # while hits are answered: they wait for a seventh of the stretches that they would wait for
 
 _T = TypeVar("_T")
 
@@ -129,6 +130,7 @@ class Survey:
         self._is_under_way = False
         self._is_over = False
         self._rested_s = 0.0
+        self._gives_way = False
         self._loop = asyncio.get_running_loop()
 
     def look(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
@@ -145,6 +147,10 @@ class Survey:
         if not self._is_under_way:
             self._begin()
         return waiter
+
+    def give_way(self) -> None:
+        """A hit is being answered."""
+        self._gives_way = True
 
     def give_up(self) -> None:
         """Nobody will be told any more: what is under way ends soon."""
@@ -168,7 +174,8 @@ class Survey:
         if self._is_over or waiter.cancelled():
             raise _GivenUp
         if time.monotonic() - self._rested_s > _AT_A_STRETCH_S:
-            time.sleep(_REST_S)
+            time.sleep(_LONG_REST_S if self._gives_way else _REST_S)
+            self._gives_way = False
             self._rested_s = time.monotonic()
 
     def _end(self, waiter: asyncio.Future[Any], job: asyncio.Future[Any]) -> None:
