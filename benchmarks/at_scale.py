@@ -27,9 +27,9 @@ from benchmarks.filling import UPSTREAM_NAME, fill, numbers, recordings
 from benchmarks.questions import Question
 from benchmarks.report import Measurement
 from proxy.recording import Recording
-from proxy.store import TieredStore
 from proxy.store.codec import decode
 from proxy.store.disk import Shelf
+from proxy.store.tiered import TieredStore
 
 REPRISE, DISKCACHE = "reprise", "diskcache"
 

@@ -29,7 +29,7 @@ from proxy.flights import Flights
 from proxy.gateway import Gateway
 from proxy.incoming import Incoming
 from proxy.lane import FastLane
-from proxy.store import TieredStore
+from proxy.store.tiered import TieredStore
 from proxy.traffic import Traffic
 from proxy.upstream import Upstream
 

@@ -20,7 +20,7 @@ from proxy.question import Question
 from proxy.recorder import Take, is_soon_judged, judge, record
 from proxy.recording import Head, Recording
 from proxy.sse import Ending
-from proxy.store import Store
+from proxy.store.tiered import Store
 from proxy.turns import Turns
 from proxy.upstream import Answer, Outgoing, Upstream
 from proxy.verdict import Verdict

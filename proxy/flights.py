@@ -10,7 +10,7 @@ from proxy.allowance import Allowance
 from proxy.errors import Draining
 from proxy.flight import Flight, Terms
 from proxy.question import Question
-from proxy.store import Store
+from proxy.store.tiered import Store
 from proxy.turns import Turns
 from proxy.upstream import Outgoing, Upstream
 

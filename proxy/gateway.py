@@ -39,7 +39,7 @@ from proxy.question import Questions
 from proxy.recording import Head, Headers
 from proxy.sessions import Turn
 from proxy.staged import StagedFault
-from proxy.store import Store
+from proxy.store.tiered import Store
 from proxy.traffic import Traffic
 from proxy.upstream import Outgoing, Upstream
 from proxy.verdict import Verdict

@@ -23,7 +23,7 @@ from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question
 from proxy.recording import Head, Headers, Recording, Usage
-from proxy.store import Store
+from proxy.store.tiered import Store
 from proxy.upstream import Outgoing, Upstream
 
 

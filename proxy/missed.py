@@ -13,7 +13,7 @@ from proxy.key import SHARED_SCOPE, SHORT_KEY, cache_key
 from proxy.nearest import Nearest, Recorded, nearest
 from proxy.question import Question
 from proxy.recording import RecordedRequest
-from proxy.store import Store
+from proxy.store.tiered import Store
 
 ASKED_OTHERWISE = (
     "asked with another upstream.name, query or cache.scope, which are part of the key, or scrubbed for a cassette"

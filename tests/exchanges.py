@@ -12,7 +12,7 @@ import pytest
 
 from proxy.key import SHARED_SCOPE, cache_key
 from proxy.recording import Recording
-from proxy.store import TieredStore
+from proxy.store.tiered import TieredStore
 from tests.harness import (
     CHAT,
     LAST_CHUNK,

@@ -10,13 +10,13 @@ from secrets import token_hex
 
 import pytest
 
-from proxy import store as store_module
-from proxy.store import TieredStore
 from proxy.store import presence as presence_module
+from proxy.store import tiered as store_module
 from proxy.store.absence import Absence
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.presence import Presence
+from proxy.store.tiered import TieredStore
 from tests.exchanges import until
 from tests.recordings import key_of, recording
 from tests.shelves import MIB, another_process, plant, plant_row, put

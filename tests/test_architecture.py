@@ -52,6 +52,7 @@ FLOORS = {
             "store.health",
             "store.reading",
             "store.survey",
+            "store.tiered",
             "store.writing",
         ),
         *("dialling", "direct", "pool"),

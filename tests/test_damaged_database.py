@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import store as store_module
 from proxy.recording import Recording
+from proxy.store import tiered as store_module
 from proxy.store.codec import Damaged, decode, encode
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory

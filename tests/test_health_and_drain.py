@@ -58,7 +58,7 @@ async def test_a_proxy_that_cannot_record_is_alive_and_not_ready(
     start_proxy: StartProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it can again; its housekeeping, which would make a new database, is left out of this."""
-    monkeypatch.setattr("proxy.store._HOUSEKEEPING_S", 60.0)
+    monkeypatch.setattr("proxy.store.tiered._HOUSEKEEPING_S", 60.0)
     proxy = await start_proxy()
     await until(lambda: store_of(proxy)._removals is not None)
     database = tmp_path / "store" / "cache.db"

@@ -66,7 +66,7 @@ async def test_thousands_of_departures_leave_nothing_behind(
 ) -> None:
     """No connection, no task, no timer, no flight, and no object of ours or of aiohttp's that was there for them."""
     monkeypatch.setattr("proxy.flight._FRAMING_GRACE_S", 0.01)
-    monkeypatch.setattr("proxy.store._HOUSEKEEPING_S", 3600.0)
+    monkeypatch.setattr("proxy.store.tiered._HOUSEKEEPING_S", 3600.0)
     # Recordings in memory are meant to stay.
     proxy = await start_proxy(cache__linger=linger, cache__memory_limit="0")
     # Its housekeeping comes and goes each second, and would be counted when it happens to be at work.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import store as store_module
 from proxy.store import health
+from proxy.store import tiered as store_module
 from proxy.store.disk import Shelf
 from proxy.store.upkeep import STORE_OPENED_ANEW
 from tests.conftest import Log, StartProxy

@@ -14,8 +14,8 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from proxy import store as store_module
-from proxy.store import TieredStore, health, reading, upkeep, writing
+from proxy.store import health, reading, upkeep, writing
+from proxy.store import tiered as store_module
 from proxy.store.codec import encode
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory
@@ -23,6 +23,7 @@ from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED, STORE_RECOVERED
 from proxy.store.reading import RECORDING_DAMAGED, RECORDING_UNREADABLE
 from proxy.store.rows import Row
+from proxy.store.tiered import TieredStore
 from tests.recordings import key_of, recording, sized
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
