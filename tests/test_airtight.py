@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,3 +172,14 @@ async def test_a_program_without_key_and_upstream_replays(
             response = await connection.response()
             assert (response.status, bool(await response.body())) == (status, True)
             await connection.close()
+
+
+def test_what_looks_for_the_nearest_can_open_no_connection() -> None:
+    """The process that does it knows of no sockets; nor of anything else that takes long to import."""
+    program = "import sys, proxy.store.search; print(*sys.modules)"
+
+    listed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+
+    modules = {*listed.stdout.split()}
+    assert "proxy.nearest" in modules
+    assert not {"socket", "_socket", "asyncio", "aiohttp", "structlog", "yaml"} & modules

@@ -1,8 +1,9 @@
 """A miss that may not be forwarded names the recording that comes nearest, and how it differs."""
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import os
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +11,17 @@ import orjson
 import pytest
 
 from proxy.difference import LONGEST_BYTES
+from proxy.inquiry import ASKED_OTHERWISE, Inquiry
 from proxy.key import SHARED_SCOPE, SHORT_KEY, cache_key
-from proxy.missed import ASKED_OTHERWISE
 from proxy.recording import Recording
+from proxy.store import search
 from proxy.store.codec import encode, summary
-from proxy.store.database import ShelfTrouble
-from proxy.store.disk import Shelf
+from proxy.store.directory import DATABASE
 from proxy.store.health import STORE_FAILED
+from proxy.store.surveyor import Surveyor
 from tests.conftest import Log, StartProxy
 from tests.exchanges import key_of, start_asking, store_of, until, word
-from tests.harness import ANSWER, CHAT, PROMPT, STREAMED, Connection, Proxy, Response, ScriptedUpstream, plain, stream
+from tests.harness import ANSWER, CHAT, PROMPT, STREAMED, Proxy, Response, ScriptedUpstream, plain, stream
 from tests.recordings import recording
 
 ONLY = {"Cache-Control": "only-if-cached"}
@@ -27,6 +29,7 @@ NONE = "There is no recording to compare it with."
 TOO_MANY = "Too many others are being compared with what is recorded;"
 
 Record = Callable[..., Awaitable[list[Response]]]
+Process = subprocess.Popen[bytes]
 
 
 def chat(text: str, **members: object) -> dict[str, object]:
@@ -105,6 +108,17 @@ async def test_of_many_recordings_the_nearest_is_told(start_proxy: StartProxy, r
         assert f"{key}: `/model` differs at character 5: recorded `gpt-4o-mini`, asked `gpt-5`." in told
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for in this process, where what bounds that can be made small."""
+
+    def ask(surveyor: Surveyor, inquiry: Inquiry) -> str:
+        return search._looked_up(inquiry, surveyor._directory, ())
+
+    monkeypatch.setattr(Surveyor, "ask", ask)
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("change", [{}, {"temperature": 0.5}])
 async def test_prompts_of_one_template_are_told_apart(
     change: dict[str, object], start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch
@@ -121,17 +135,18 @@ async def test_prompts_of_one_template_are_told_apart(
         assert f"The nearest recording is {key_of(recorded[1 + number])[:SHORT_KEY]}: " in told
 
 
+@pytest.mark.usefixtures("here")
 async def test_the_latest_are_looked_at_of_too_many(
     start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a store of millions is not gone through for a message; nor is what is too long unpacked."""
-    monkeypatch.setattr("proxy.store.survey._MOST_RECORDINGS", 2)
+    monkeypatch.setattr("proxy.store.shelved._MOST_RECORDINGS", 2)
     recorded = await record(*(chat(f"Say {number}") for number in range(4)))
     proxy = await start_proxy(cache__mode="replay")
 
     assert key_of(recorded[2])[:SHORT_KEY] in await nearest(proxy, chat("Say 2!"))
     assert key_of(recorded[0])[:SHORT_KEY] not in await nearest(proxy, chat("Say 0!"))
-    monkeypatch.setattr("proxy.store.survey._LONGEST_BYTES", 10)
+    monkeypatch.setattr("proxy.store.shelved._LONGEST_BYTES", 10)
     assert await nearest(proxy, chat("Say 3!")) == NONE
 
 
@@ -290,128 +305,136 @@ async def test_a_body_that_was_read_before_is_compared_as_well(start_proxy: Star
     assert told[0].endswith(": `/messages/0/content` differs at character 1: recorded `Tuesday`, asked `Wednesday`.")
 
 
-class Gate:
-    """Holds up whoever begins to look through the recordings, in the thread of the store."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-        self.passed = 0
-        self._summaries = shelf.summaries
-
-    def summaries(self, *, latest_first: bool = False) -> Iterator[Any]:
-        self.reached.set()
-        assert self.open.wait(20)
-        self.passed += 1
-        return self._summaries(latest_first=latest_first)
-
-
 @pytest.fixture
-async def busy(start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch) -> tuple[Proxy, Gate]:
-    """A proxy whose searches wait at a gate."""
+async def held_up(start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch) -> tuple[Proxy, Process]:
+    """A proxy whose searching process has stopped."""
+    monkeypatch.setattr("proxy.store.surveyor._LONGEST_S", 60.0)
     await record(chat("Tuesday"))
     proxy = await start_proxy(cache__mode="replay")
-    shelf = store_of(proxy)._shelf
-    gate = Gate(shelf)
-    monkeypatch.setattr(shelf, "summaries", gate.summaries)
-    return proxy, gate
+    await nearest(proxy, chat("Wednesday"))
+    process = process_of(proxy)
+    process.send_signal(signal.SIGSTOP)
+    return proxy, process
 
 
-async def test_one_is_looked_for_at_a_time_and_few_wait(busy: tuple[Proxy, Gate]) -> None:
+async def test_one_is_looked_for_at_a_time_and_few_wait(held_up: tuple[Proxy, Process]) -> None:
     """Whoever comes when too many wait gets the short message at once; hits are served all along."""
-    proxy, gate = busy
-    store = store_of(proxy)
+    proxy, process = held_up
     waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(9)]
-    await until_waiting(proxy, 8)
+    await until_asked(proxy, 9)
 
     assert (await nearest(proxy, chat("Thursday"))).startswith(TOO_MANY)
     assert await word(proxy.ask(chat("Tuesday"))) == "HIT"
-    assert gate.passed == 0
 
-    gate.open.set()
+    process.send_signal(signal.SIGCONT)
     told = [own_part(await message(await connection.response())) for connection in waiting]
     assert all("recorded `Tuesday`, asked `Wednesday " in each for each in told)
-    assert gate.passed == 9
-    assert not store._survey._wanted
+    assert process_of(proxy) is process
 
 
-async def test_who_leaves_is_not_looked_for(busy: tuple[Proxy, Gate]) -> None:
-    """Neither one that waits nor, for long, the one whose turn it is; and the next one gets the turn."""
-    proxy, gate = busy
-    first = await whose_turn_it_is(busy)
-    second, third = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in (1, 2)]
-    await until_waiting(proxy, 2)
-
-    await first.close()
-    await second.close()
-    await until(lambda: proxy.app._traffic.active == 1)
-    gate.open.set()
-
-    assert "asked `Wednesday 2`" in await message(await third.response())
-    assert gate.passed == 2
-
-
-async def test_those_who_have_left_keep_nobody_from_waiting(busy: tuple[Proxy, Gate]) -> None:
-    """However many they were."""
-    proxy, gate = busy
-    await whose_turn_it_is(busy)
-    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(1, 9)]
-    await until_waiting(proxy, 8)
+async def test_those_who_have_left_keep_nobody_from_waiting(held_up: tuple[Proxy, Process]) -> None:
+    """However many they were, and whether it was their turn or not."""
+    proxy, process = held_up
+    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(9)]
+    await until_asked(proxy, 9)
     for connection in waiting:
         await connection.close()
-    await until(lambda: proxy.app._traffic.active == 1)
+    await until(lambda: proxy.app._traffic.active == 0)
 
     last = await start_asking(proxy, chat("Thursday"))
-    await until_waiting(proxy, 1)
-    gate.open.set()
+    await until_asked(proxy, 1)
+    process.send_signal(signal.SIGCONT)
 
     assert "asked `Thursday`" in await message(await last.response())
 
 
-async def test_a_search_rests_longer_while_hits_are_answered(
-    busy: tuple[Proxy, Gate], monkeypatch: pytest.MonkeyPatch
+async def test_who_waits_is_told_when_the_proxy_ends(held_up: tuple[Proxy, Process]) -> None:
+    """It does not go on looking for the sake of a message, and leaves no process behind."""
+    proxy, process = held_up
+    waiting = [await start_asking(proxy, chat(f"Wednesday {number}")) for number in range(2)]
+    await until_asked(proxy, 2)
+
+    await proxy.app.stop(drain_s=0)
+
+    assert process.returncode == -signal.SIGKILL
+    for connection in waiting:
+        await connection.close()
+
+
+async def test_a_process_that_has_ended_is_followed_by_another(start_proxy: StartProxy, record: Record) -> None:
+    """Whatever has killed it, what is asked next is answered."""
+    await record(chat("Tuesday"))
+    proxy = await start_proxy(cache__mode="replay")
+    told = await nearest(proxy, chat("Wednesday"))
+    first = process_of(proxy)
+    first.kill()
+    first.wait()
+
+    assert await nearest(proxy, chat("Wednesday")) == told
+    assert process_of(proxy).pid != first.pid
+
+
+async def test_a_process_that_takes_too_long_is_ended(
+    held_up: tuple[Proxy, Process], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    """Each of its stretches is one that a hit may have to wait for."""
-    proxy, gate = busy
-    survey, rests = store_of(proxy)._survey, list[float]()
-    monkeypatch.setattr("proxy.store.survey.time.sleep", rests.append)
-    waiter = asyncio.get_running_loop().create_future()
+    """A miss is told without what it was to find, and the log says so."""
+    proxy, process = held_up
+    monkeypatch.setattr("proxy.store.surveyor._LONGEST_S", 0.01)
 
-    for is_hit in (False, True, False):
-        if is_hit:
-            store_of(proxy).count_hit("0" * 64)
-        survey._rested_s = 0.0
-        survey._rest(waiter)
-
-    assert rests[0] == rests[2] < rests[1]
-    gate.open.set()
+    assert await nearest(proxy, chat("Wednesday")) == ""
+    assert process.returncode == -signal.SIGKILL
+    line = await log.line(event=STORE_FAILED)
+    assert (line["what"], line["reason"]) == ("surveying", "the process that searches has ended: exit status -9")
 
 
-async def test_who_waits_is_told_when_the_proxy_ends(busy: tuple[Proxy, Gate]) -> None:
-    """It does not go on looking for the sake of a message."""
-    proxy, gate = busy
-    await start_asking(proxy, chat("Wednesday"))
-    await until(gate.reached.is_set)
-    gate.open.set()
+async def test_a_process_that_has_nothing_to_do_ends(
+    start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes memory, and misses in replay are rare; the next one is answered all the same."""
+    monkeypatch.setattr("proxy.store.survey._IDLE_S", 0)
+    await record(chat("Tuesday"))
+    proxy = await start_proxy(cache__mode="replay")
 
-    await proxy.app.stop()
+    for _ in range(2):
+        assert "asked `Wednesday`" in await nearest(proxy, chat("Wednesday"))
+        await until(lambda: surveyor_of(proxy)._process is None)
 
-    assert not store_of(proxy)._survey._is_under_way
+
+async def test_it_ends_with_its_parent(start_proxy: StartProxy, record: Record) -> None:
+    """Even if that is killed: it can't be asked any more. What interrupts a terminal's program does not reach it."""
+    await record(chat("Tuesday"))
+    proxy = await start_proxy(cache__mode="replay")
+    await nearest(proxy, chat("Wednesday"))
+    process = process_of(proxy)
+    assert os.getpgid(process.pid) != os.getpgid(0)
+
+    process.communicate()  # whose first step is to close its input
+
+    assert process.returncode == 0
+
+
+async def test_it_is_nice_to_others(start_proxy: StartProxy) -> None:
+    """On a machine whose processors all have something to do, hits come first."""
+    proxy = await start_proxy(cache__mode="replay")
+
+    assert await nearest(proxy, chat("Wednesday")) == NONE
+
+    assert os.getpriority(os.PRIO_PROCESS, process_of(proxy).pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
 
 
 async def test_trouble_with_the_disk_costs_the_name_and_not_the_answer(
-    busy: tuple[Proxy, Gate], monkeypatch: pytest.MonkeyPatch, log: Log
+    start_proxy: StartProxy, record: Record, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """A miss is told without it, and the log says what failed."""
-    proxy, _ = busy
-
-    def fail(*, latest_first: bool) -> Iterator[Any]:
-        raise ShelfTrouble("the disk is gone")
-
-    monkeypatch.setattr(store_of(proxy)._shelf, "summaries", fail)
+    monkeypatch.setattr("proxy.store.tiered._HOUSEKEEPING_S", 3600.0)  # or the database would be replaced by another
+    await record(chat("Tuesday"))
+    proxy = await start_proxy(cache__mode="replay")
+    (store_of(proxy)._shelf.directory / DATABASE).write_bytes(b"no database" * 1000)
 
     assert await nearest(proxy, chat("Wednesday")) == ""
-    line = await log.line(event=STORE_FAILED)
-    assert (line["what"], line["reason"]) == ("surveying", "the disk is gone")
+
+    (reason,) = [line["reason"] for line in log.lines(STORE_FAILED) if line["what"] == "surveying"]
+    assert "not a database" in reason
 
 
 def planted(proxy: Proxy, one: Recording) -> Recording:
@@ -463,14 +486,17 @@ async def test_streams_are_compared_with_streams(
     assert key_of(streamed)[:SHORT_KEY] not in await nearest(proxy, chat("Wednesday"))
 
 
-async def whose_turn_it_is(busy: tuple[Proxy, Gate]) -> Connection:
-    """The first to ask, who has come to the gate: requests on several connections may come in any order."""
-    proxy, gate = busy
-    connection = await start_asking(proxy, chat("Wednesday 0"))
-    await until(gate.reached.is_set)
-    return connection
+def surveyor_of(proxy: Proxy) -> Surveyor:
+    return store_of(proxy)._survey._surveyor
 
 
-async def until_waiting(proxy: Proxy, number: int) -> None:
-    """Until so many wait for the one whose turn it is."""
-    await until(lambda: len(store_of(proxy)._survey._wanted) == number)
+def process_of(proxy: Proxy) -> Process:
+    """The one that searches."""
+    process = surveyor_of(proxy)._process
+    assert process
+    return process._process
+
+
+async def until_asked(proxy: Proxy, number: int) -> None:
+    """Until so many wait for an answer, or for their turn."""
+    await until(lambda: len(store_of(proxy)._survey._asked) == number)

@@ -4,7 +4,6 @@ The rule: it is read once, whole, before anything is served, so that what is wro
 held in memory as the store would hold it on disk, compressed, and unpacked when it is asked for.
 """
 
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Self
@@ -48,6 +47,6 @@ class CassetteLayer:
         entry = self._entries.get(key)
         return None if entry is None else decode(entry, key)
 
-    def newest(self) -> Iterator[Summary]:
-        """What a listing would show of each, the latest first."""
-        return iter(self._summaries)
+    def packed(self) -> list[tuple[Summary, bytes]]:
+        """What a listing would show of each, and its entry, the latest first."""
+        return [(summary, self._entries[summary.key]) for summary in self._summaries]

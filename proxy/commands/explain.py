@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,9 +23,9 @@ from proxy.commands.recordings import cassette_of, opened
 from proxy.config import Settings
 from proxy.difference import Incomparable
 from proxy.errors import RepriseError
+from proxy.inquiry import key_here
 from proxy.key import credential_scope
 from proxy.lookup import key_rules
-from proxy.missed import key_here
 from proxy.nearest import Nearest, Recorded, nearest
 from proxy.normalize import Change, Normalizer
 from proxy.pointers import Pointer, places, written
@@ -146,7 +145,7 @@ def _stored(settings: Settings, question: Question, path: str) -> Stored:
             return Stored(listed, str(damage), in_cassette)
         # A recording does not say whose it is.
         if listed is None and in_cassette is None and settings.cache.scope == "shared":
-            return Stored(None, nearest=recorded.survey(partial(_nearest, settings, question, path), beneath))
+            return Stored(None, nearest=_nearest(settings, question, path, recorded.to_look_through(beneath)))
     return Stored(listed, in_cassette=in_cassette)
 
 

@@ -14,8 +14,8 @@ from proxy import policy
 from proxy.commands.display import age_text, bytes_text
 from proxy.commands.recordings import Listed
 from proxy.config import CacheSettings, Settings
+from proxy.inquiry import ASKED_OTHERWISE
 from proxy.key import SHORT_KEY
-from proxy.missed import ASKED_OTHERWISE
 from proxy.nearest import Nearest
 from proxy.normalize import Change
 from proxy.pointers import written

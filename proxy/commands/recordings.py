@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,12 +22,10 @@ from proxy.store.codec import decode, encode, summary
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
+from proxy.store.shelved import Shelved
 from proxy.store.summary import Summary
-from proxy.store.survey import Layered, Shelved
 
 _FETCHED_AT_ONCE = 500
-
-_T = TypeVar("_T")
 
 
 class Listed(NamedTuple):
@@ -71,9 +69,9 @@ class Recordings:
     def _some(self, keys: Sequence[str]) -> Iterator[Listed]:
         return (Listed(*row) for row in self._shelf.summaries_of(keys)) if self._shelf else iter(())
 
-    def survey(self, look: Callable[[Layered], _T], beneath: CassetteLayer | None = None) -> _T:
-        """What a function finds that looks through them, and through the recordings of a cassette beneath them."""
-        return look(Layered(Shelved(self._shelf, _on_and_on) if self._shelf else None, beneath, _on_and_on))
+    def to_look_through(self, beneath: CassetteLayer | None = None) -> Shelved:
+        """All of them, and the recordings of a cassette beneath them."""
+        return Shelved(self._shelf, () if beneath is None else beneath.packed())
 
     def keys(self) -> list[str]:
         return list(self._shelf.keys()) if self._shelf else []
@@ -171,10 +169,6 @@ def cassette_of(cache: CacheSettings) -> CassetteLayer | None:
         return None if cache.cassette is None else CassetteLayer.read(cache.cassette)
     except CassetteError as error:
         raise Mistake(f"cache.cassette: {error}") from error
-
-
-def _on_and_on() -> None:
-    """Nobody else waits for a command."""
 
 
 def _problem(prefix: str, matches: Sequence[str]) -> str:

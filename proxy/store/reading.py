@@ -6,7 +6,7 @@ is for whoever keeps recordings to say.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -36,8 +36,8 @@ class Layer(Protocol):
         """The recording under a key. Called in a thread."""
         ...
 
-    def newest(self) -> Iterator[Summary]:
-        """What a listing shows of each recording, the latest first."""
+    def packed(self) -> Sequence[tuple[Summary, bytes]]:
+        """What a listing shows of each recording, and its entry; the latest first. Called in a thread."""
         ...
 
 

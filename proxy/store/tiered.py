@@ -6,11 +6,12 @@ when it is over.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
+from proxy.inquiry import Inquiry
 from proxy.recording import Recording
 from proxy.store.absence import Absence
 from proxy.store.database import ShelfDamaged, ShelfTrouble
@@ -18,14 +19,12 @@ from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.memory import Memory
 from proxy.store.reading import Layer, Reading
-from proxy.store.survey import Layered, Survey
+from proxy.store.survey import Survey
 from proxy.store.threads import Threads
 from proxy.store.upkeep import open_shelf
 from proxy.store.writing import Writing
 
 _HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no more, and a lost database is noticed
-
-_T = TypeVar("_T")
 
 
 class Store(Protocol):
@@ -39,8 +38,8 @@ class Store(Protocol):
         """The recording under a key that can't be recalled, soon and whole; None where there is surely none."""
         ...
 
-    def survey(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
-        """What a function finds that looks through all that is written, in a thread and when its turn has come.
+    def survey(self, inquiry: Inquiry) -> Awaitable[str | None] | None:
+        """What a process answers that looks through all that is written, when the turn has come.
 
         None at once where too many wait for theirs, and in the end where the store can't help.
         """
@@ -105,7 +104,7 @@ class TieredStore:
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
         self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put, beneath)
-        self._survey = Survey(shelf, self._threads, Health("surveying", ShelfTrouble), beneath)
+        self._survey = Survey(shelf.directory, Health("surveying", ShelfTrouble), beneath)
         self._writing = Writing(shelf, self._threads, shared=shared)
         # Kept there until it is written, so that a key is never in neither place, even with no memory tier at all.
         self._waiting = self._writing.waiting
@@ -148,8 +147,8 @@ class TieredStore:
             return None
         return self._reading.look_for(key)
 
-    def survey(self, look: Callable[[Layered], _T]) -> asyncio.Future[_T | None] | None:
-        return self._survey.look(look)
+    def survey(self, inquiry: Inquiry) -> Awaitable[str | None] | None:
+        return self._survey.ask(inquiry)
 
     async def fetch(self, key: str) -> Recording | None:
         """The recording under a key, wherever it is."""
@@ -172,7 +171,6 @@ class TieredStore:
 
     def count_hit(self, key: str) -> None:
         self._hits[key] += 1
-        self._survey.give_way()
 
     def is_lasting(self, key: str) -> bool:
         return self._beneath is not None and key in self._beneath
@@ -195,6 +193,7 @@ class TieredStore:
             await self._copies.close()
         await asyncio.wait((self._housekeeping,))
         await self._flush_hits()
+        await self._survey.close()
         await self._threads.close()
         self._shelf.presence.close()
 
