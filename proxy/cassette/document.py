@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.recording import Recording, Timeline, Usage
-from proxy.store.metadata import Damaged, Metadata
+from proxy.store.metadata import Damaged, Metadata, an_object, loaded
 
 VERSION = 1
 
@@ -93,11 +93,11 @@ def recording_of(key: str, pair: Pair) -> Recording:
         OtherVersion: a program with another version of the format wrote them.
         Damaged: anything else is wrong with them.
     """
-    document = _object(_loaded(pair.document), "it")
+    document = an_object(loaded(pair.document, "it"), "it")
     if (version := document.get("cassette_version")) != VERSION:
         raise OtherVersion(f"its cassette_version is {version!r:.20}, and this program reads version {VERSION}")
     request, response, timeline = (
-        _object(document.get(name), f"its {name}") for name in ("request", "response", "timeline")
+        an_object(document.get(name), f"its {name}") for name in ("request", "response", "timeline")
     )
     if response.get("body_bytes") != len(pair.body) or response.get("body_sha256") != sha256(pair.body).hexdigest():
         raise Damaged("its .body file does not hold the bytes that it tells of")
@@ -172,20 +172,3 @@ def _timeline(lines: object, head_us: int) -> Timeline:
 def _counts(usage: object) -> object:
     """As the metadata has them; what is no object of two counts is for that to refuse."""
     return [usage.get(name) for name in Usage._fields] if isinstance(usage, dict) else usage
-
-
-def _loaded(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(text)  # it takes lone surrogates too
-    except (ValueError, RecursionError) as error:
-        raise Damaged("it is not JSON") from error
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Damaged(f"{what} is no object")
-    return value

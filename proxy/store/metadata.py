@@ -78,10 +78,9 @@ class Metadata:
         Raises:
             Damaged: it is no metadata, or that of another key.
         """
-        facts = _loaded(data)
-        if not isinstance(facts, dict):
-            raise Damaged("its metadata is no object")
-        return cls.of(facts, key)
+        if not data.isascii():
+            raise Damaged("its metadata is not in ASCII")
+        return cls.of(an_object(loaded(data, "its metadata"), "its metadata"), key)
 
     @classmethod
     def of(cls, facts: dict[str, Any], key: str) -> Self:
@@ -161,17 +160,31 @@ class Metadata:
         return number
 
 
-def _loaded(data: bytes) -> object:
-    if not data.isascii():
-        raise Damaged("its metadata is not in ASCII")
+def loaded(text: bytes, what: str) -> object:
+    """The value of some JSON, lone surrogates in it or not.
+
+    Raises:
+        Damaged: it is not JSON; `what` is what the message calls it.
+    """
     try:
-        return orjson.loads(data)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(data)  # it takes lone surrogates too
+        return json.loads(text)  # it takes lone surrogates too
     except (ValueError, RecursionError) as error:
-        raise Damaged("its metadata is not JSON") from error
+        raise Damaged(f"{what} is not JSON") from error
+
+
+def an_object(value: object, what: str) -> dict[str, Any]:
+    """A value of JSON that has to be an object.
+
+    Raises:
+        Damaged: it is none; `what` is what the message calls it.
+    """
+    if not isinstance(value, dict):
+        raise Damaged(f"{what} is no object")
+    return value
 
 
 def _headers(pairs: Iterable[tuple[str, str]]) -> Headers:

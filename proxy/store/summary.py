@@ -10,7 +10,7 @@ from typing import Any, Self
 import orjson
 
 from proxy.recording import Recording
-from proxy.store.metadata import Damaged
+from proxy.store.metadata import Damaged, an_object
 
 _NAME_CHARACTERS = 250
 _PROMPT_CHARACTERS = 80
@@ -55,11 +55,9 @@ class Summary:
             Damaged: it is something else.
         """
         try:
-            members = orjson.loads(data)
+            members = an_object(orjson.loads(data), "its summary")
         except orjson.JSONDecodeError as error:
             raise Damaged("its summary is not JSON") from error
-        if not isinstance(members, dict):
-            raise Damaged("its summary is no object")
         return cls(**{name: _checked(name, kind, members.get(name)) for name, kind in _KINDS.items()})
 
 
