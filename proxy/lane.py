@@ -84,8 +84,8 @@ class FastLane:
         if gist is None or not 0 < len(recording.body) <= _WRITTEN_BYTES:
             return False
         age_s = time.time() - recording.recorded_at
-        any_age = intake.plan.any_age or self._store.is_lasting(recording.key)
-        if not policy.is_fresh(age_s, self._ttl_s, intake.controls.directives, any_age=any_age):
+        is_lasting = self._store.is_lasting(recording.key)
+        if not policy.is_fresh(age_s, self._ttl_s, intake.plan, intake.controls.directives, is_lasting=is_lasting):
             return False
         if transport.get_write_buffer_size():  # a client that does not take its answers gets no more of them from here
             return False

@@ -149,8 +149,8 @@ class Lookup:
 
     def _will_do(self, recording: Recording, ask: Ask) -> bool:
         age_s = time.time() - recording.recorded_at  # not in whole seconds, as the Age header counts
-        any_age = ask.plan.any_age or self._store.is_lasting(recording.key)
-        return policy.is_fresh(age_s, self._ttl_s, ask.controls.directives, any_age=any_age)
+        is_lasting = self._store.is_lasting(recording.key)
+        return policy.is_fresh(age_s, self._ttl_s, ask.plan, ask.controls.directives, is_lasting=is_lasting)
 
     def _replay(self, recording: Recording, ask: Ask) -> Found:
         self._store.count_hit(recording.key)

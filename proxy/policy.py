@@ -81,8 +81,8 @@ def plan(mode: Mode, asked: Directives) -> Plan:
     )
 
 
-def is_fresh(age_s: float, ttl_s: float, asked: Directives, *, any_age: bool) -> bool:
-    """Whether a recording of that age may answer; a `ttl_s` of 0 means for ever.
+def is_fresh(age_s: float, ttl_s: float, plan: Plan, asked: Directives, *, is_lasting: bool) -> bool:
+    """Whether a recording of that age may answer; a `ttl_s` of 0 means for ever, and what `is_lasting` does not age.
 
     A negative age is that of a recording made while a clock was wrong: beyond a minute it counts as too old.
     """
@@ -90,7 +90,7 @@ def is_fresh(age_s: float, ttl_s: float, asked: Directives, *, any_age: bool) ->
         age_s = math.inf
     if asked.max_age_s is not None and age_s > asked.max_age_s:
         return False
-    return any_age or not ttl_s or age_s <= ttl_s
+    return plan.any_age or is_lasting or not ttl_s or age_s <= ttl_s
 
 
 def refusal(head: Head, *, stream: bool, limit_bytes: int) -> str | None:

@@ -60,7 +60,7 @@ def test_more_seconds_than_anyone_counts_are_a_limit_all_the_same(digits: str) -
     asked = policy.directives([f"max-age={digits}"])
 
     assert asked.max_age_s is not None
-    assert policy.is_fresh(100 * 365 * 86400, 0, asked, any_age=False)
+    assert policy.is_fresh(100 * 365 * 86400, 0, policy.plan("cache", asked), asked, is_lasting=False)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,15 @@ def test_a_directive_only_narrows(mode: Mode, asked: Directives) -> None:
 def test_a_recording_is_fresh_by_both_limits(
     *, age_s: float, ttl_s: float, max_age_s: int | None, any_age: bool, fresh: bool
 ) -> None:
-    """`cache.ttl`, where 0 is for ever and `replay` looks away, and the request's own max-age, which always counts."""
-    assert policy.is_fresh(age_s, ttl_s, Directives(max_age_s=max_age_s), any_age=any_age) is fresh
+    """`cache.ttl`, where 0 is for ever, and the request's own max-age, which always counts.
+
+    The mode `replay` looks away from the first, and so does a recording that lasts.
+    """
+    asked = Directives(max_age_s=max_age_s)
+    ways: list[tuple[Mode, bool]] = [("replay", False), ("cache", True)] if any_age else [("cache", False)]
+
+    for mode, is_lasting in ways:
+        assert policy.is_fresh(age_s, ttl_s, policy.plan(mode, asked), asked, is_lasting=is_lasting) is fresh
 
 
 def response(status: int = 200, content_type: bytes | None = b"application/json", *more: tuple[bytes, bytes]) -> Head:

@@ -44,8 +44,9 @@ class Stored(NamedTuple):
 
 
 def _is_fresh(listed: Listed, stored: Stored, cache: CacheSettings) -> bool:
-    any_age = cache.mode == "replay" or stored.in_cassette is not None
-    return policy.is_fresh(listed.age_s, cache.ttl, Directives(), any_age=any_age)
+    asked = Directives()
+    is_lasting = stored.in_cassette is not None
+    return policy.is_fresh(listed.age_s, cache.ttl, policy.plan(cache.mode, asked), asked, is_lasting=is_lasting)
 
 
 def facts_of(settings: Settings, question: Question, applied: Applied, stored: Stored) -> Iterator[tuple[str, str]]:
