@@ -18,6 +18,9 @@ import orjson
 from proxy.app import App
 from proxy.config import Settings, load
 
+NOWHERE = "http://127.0.0.1:9/v1"
+"""An upstream that can't be reached: at the discard port nobody listens."""
+
 KEPT_SETTINGS = ("REPRISE_UPSTREAM__FAST_CONNECTION", "REPRISE_SERVER__FAST_LANE")
 """Of the environment that the tests are run in: what is set to `false` there takes the other, longer way."""
 

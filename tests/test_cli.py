@@ -20,6 +20,7 @@ from tests.harness import (
     HELLO,
     KEPT_SETTINGS,
     LAST_CHUNK,
+    NOWHERE,
     PATIENCE_S,
     PROMPT,
     STREAM,
@@ -276,14 +277,14 @@ def test_the_proxys_own_address_is_no_upstream(tmp_path: Path) -> None:
 
 def test_on_a_terminal_the_start_says_what_is_served(tmp_path: Path) -> None:
     """Help for a person, and still something to copy and paste as it is."""
-    arguments = ("--mode", "record", "--upstream", "http://127.0.0.1:9/v1", "--port", 0)
+    arguments = ("--mode", "record", "--upstream", NOWHERE, "--port", 0)
 
     ended = on_terminal(*arguments, at=tmp_path, until="Ctrl-C", upstream__api_key="sk-CANARY", log__level="error")
 
     assert ended.lines[0].startswith(EXPORT)
     assert ended.lines[1:] == [
         "# mode record, recordings in .reprise",
-        "# upstream http://127.0.0.1:9/v1; Ctrl-C to stop",
+        f"# upstream {NOWHERE}; Ctrl-C to stop",
     ]
     assert ended.code == 0
 

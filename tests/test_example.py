@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.commands import environment
+from tests.harness import NOWHERE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-NOWHERE = "http://127.0.0.1:9/v1"  # the discard port, where nobody listens
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))

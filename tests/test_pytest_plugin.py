@@ -7,9 +7,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from tests.harness import NOWHERE
+
 pytest_plugins = ["pytester"]
 
-NOWHERE = "http://127.0.0.1:9/v1"  # the discard port, where nobody listens
 
 HELPER = """
 import json, os, urllib.error, urllib.request

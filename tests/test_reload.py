@@ -23,6 +23,7 @@ from tests.harness import (
     DONE,
     HELLO,
     LAST_CHUNK,
+    NOWHERE,
     PATIENCE_S,
     PROMPT,
     STREAM,
@@ -106,7 +107,7 @@ async def test_recordings_stay_where_the_name_of_the_upstream_stays(
         proxy,
         upstream,
         tmp_path,
-        upstream__base_url="http://127.0.0.1:9/v1",
+        upstream__base_url=NOWHERE,
         upstream__name="mine",
         cache__memory_limit=0,
     )
@@ -145,7 +146,7 @@ async def test_a_stream_under_way_goes_on_untouched(proxy: Proxy, upstream: Scri
         proxy,
         upstream,
         tmp_path,
-        upstream__base_url="http://127.0.0.1:9/v1",
+        upstream__base_url=NOWHERE,
         upstream__name=upstream.base_url,
         cache__max_recording_size=1,
     )

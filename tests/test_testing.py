@@ -14,8 +14,6 @@ import structlog
 from proxy import testing
 from proxy.config import SettingsError
 
-NOWHERE = "http://127.0.0.1:9/v1"  # the discard port, where nobody listens
-
 
 def said(gateway: testing.Gateway, content: str, *, stream: bool = False) -> bytes:
     asked = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": content}]}
