@@ -15,7 +15,9 @@ from proxy.answer import DirectAnswer
 from proxy.errors import RepriseError, UpstreamBroken
 from proxy.reading import AnswerReader, NotHttp, NotSendable
 
-_PIECE_BYTES = 256 * 1024  # of a large body at a time, so that the connection's buffer does not hold a second copy
+REQUEST_PIECE_BYTES = 256 * 1024
+"""Of a large body at a time, so that the connection's buffer does not hold a second copy."""
+
 _CLOCK_S = 0.001  # timers of uvloop are not more exact
 
 
@@ -81,7 +83,7 @@ class DirectConnection(asyncio.Protocol):
         assert self._transport is not None, "ask() before dialling"  # noqa: S101 - a fault of ours
         self._reader.expect()
         self._asked = asked
-        if len(body) <= _PIECE_BYTES:
+        if len(body) <= REQUEST_PIECE_BYTES:
             self._transport.write(head + body)
         else:
             self._unsent = memoryview(body)
@@ -153,9 +155,8 @@ class DirectConnection(asyncio.Protocol):
         if self._asked is not None:
             self._fail(self._asked, faults.closed_before_head())
         elif self._answer is not None:
-            ended = (
-                self._has_eof and exc is None and self._answer.framing == "close"
-            )  # RFC 9112 section 8: a reset is no close
+            # RFC 9112 section 8: a reset is no close.
+            ended = self._has_eof and exc is None and self._answer.framing == "close"
             self._end(self._answer, None if ended else faults.body_broken("the connection was closed or reset"))
         else:
             self._keeper.forget(self)
@@ -164,7 +165,7 @@ class DirectConnection(asyncio.Protocol):
 
     def _send_on(self) -> None:
         while self._unsent is not None and self._may_write and self._transport is not None:
-            piece, rest = self._unsent[:_PIECE_BYTES], self._unsent[_PIECE_BYTES:]
+            piece, rest = self._unsent[:REQUEST_PIECE_BYTES], self._unsent[REQUEST_PIECE_BYTES:]
             self._unsent = rest if len(rest) else None
             self._transport.write(piece)
 

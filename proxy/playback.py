@@ -15,7 +15,7 @@ from proxy.pace import Pace
 from proxy.recording import Head, Recording
 
 # At an instant pace the frames do not matter, only that a slow client can hold us back.
-_PIECE_BYTES = 256 * 1024
+_WRITTEN_AT_ONCE_BYTES = 256 * 1024
 
 
 class Playback:
@@ -40,8 +40,8 @@ class Playback:
     async def play(self, outlet: Outlet) -> None:
         if self._pace.kind == "instant":
             body = self._recording.body
-            for start in range(0, len(body), _PIECE_BYTES):
-                await _write(outlet, body[start : start + _PIECE_BYTES])
+            for start in range(0, len(body), _WRITTEN_AT_ONCE_BYTES):
+                await _write(outlet, body[start : start + _WRITTEN_AT_ONCE_BYTES])
             return
         for number, (arrived_us, frame) in enumerate(self._recording.timeline.frames(self._recording.body)):
             outlet.flush()

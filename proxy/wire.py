@@ -20,6 +20,7 @@ from aiohttp.streams import StreamReader
 
 from proxy import faults
 from proxy.answer import Sink
+from proxy.direct import REQUEST_PIECE_BYTES
 from proxy.errors import RepriseError, UpstreamBroken
 from proxy.framing import Framing
 from proxy.reading import MOST_INTERIM_RESPONSES
@@ -27,8 +28,6 @@ from proxy.recording import Head
 from proxy.streams import next_piece
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
-
-_PIECE_BYTES = 256 * 1024  # of a large body at a time, so that the connection's buffer does not hold a second copy
 
 
 class UpstreamConnection(ResponseHandler):
@@ -151,8 +150,8 @@ class RequestBytes(Payload):
         # The head that aiohttp has made waits in the writer; it has no way to be given one.
         writer._headers_buf = self._head  # type: ignore[attr-defined]  # noqa: SLF001
         if isinstance(self._body, bytes):
-            for start in range(0, len(self._body) or 1, _PIECE_BYTES):
-                await writer.write(self._body[start : start + _PIECE_BYTES])
+            for start in range(0, len(self._body) or 1, REQUEST_PIECE_BYTES):
+                await writer.write(self._body[start : start + REQUEST_PIECE_BYTES])
         else:
             await writer.write(b"")
             async for piece in self._body():
