@@ -7,7 +7,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import TypeVar
 
 from aiohappyeyeballs import AddrInfoType, pop_addr_infos_interleave, start_connection
@@ -15,6 +14,7 @@ from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from proxy import faults
+from proxy.config.addresses import is_address
 from proxy.resolver import Resolver
 
 _ANOTHER_ADDRESS_S = 0.25  # RFC 8305 section 5: when the next one is tried beside one that does not answer
@@ -41,7 +41,7 @@ class Dialler:
         self._timeout_s = timeout_s
         self._context = context
         self._resolver = Resolver(timeout_s)
-        self._addresses: list[AddrInfoType] = [_address(self._host, self._port)] if _is_address(self._host) else []
+        self._addresses: list[AddrInfoType] = [_address(self._host, self._port)] if is_address(self._host) else []
         self._known_until_s = float("inf") if self._addresses else 0.0
 
     async def dial(self, protocol: Callable[[], _P]) -> _P:
@@ -97,14 +97,6 @@ class Dialler:
             protocol, sock=sock, ssl=self._context, server_hostname=name
         )
         return made
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _address_found(found: ResolveResult) -> AddrInfoType:

@@ -23,14 +23,23 @@ class _WebAddress(NamedTuple):
     path: str
 
 
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, of either version and without brackets."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_host(text: str) -> bool:
     """Whether it is an IP address or could be the name of a host; an empty one would listen on every interface."""
-    return _is_address(text) or bool(_HOST_NAME.fullmatch(text))
+    return is_address(text) or bool(_HOST_NAME.fullmatch(text))
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on `host`: 127.0.0.0/8, `::1` or `localhost`."""
-    if not _is_address(host):
+    if not is_address(host):
         return host.lower() == "localhost"
     return ip_address(host) in _LOOPBACK or ip_address(host) == ip_address("::1")
 
@@ -74,16 +83,8 @@ def _web_address(text: str) -> _WebAddress | None:
 
 def _is_url_host(host: str) -> bool:
     if host.startswith("["):
-        return ":" in host and _is_address(host[1:-1])
+        return ":" in host and is_address(host[1:-1])
     return bool(_HOST_NAME.fullmatch(host))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 Host = Annotated[str, BeforeValidator(_host)]
