@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -73,6 +73,15 @@ RESET = _Ending()
 Part = bytes | Barrier | _Ending
 
 
+async def end_serving(server: asyncio.Server | None, tasks: Collection[asyncio.Task[None]]) -> None:
+    """Accept nobody any more, and cut off those that `tasks` serve."""
+    assert server is not None
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class ScriptedUpstream:
     """Sends exactly the bytes that a test wrote down, each part in a write of its own."""
 
@@ -101,11 +110,7 @@ class ScriptedUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_serving(self._server, self._tasks)
 
     def will_send(self, *parts: Part) -> None:
         """The answer to the next request that has none yet; the last one given answers all further requests."""

@@ -16,7 +16,7 @@ from typing import Self
 import orjson
 
 from tests.commands import Running, connect, environment
-from tests.harness import CHAT, DONE, LAST_CHUNK, PATIENCE_S, chunk, event, plain, request_bytes, sse_head
+from tests.harness import CHAT, DONE, LAST_CHUNK, PATIENCE_S, chunk, end_serving, event, plain, request_bytes, sse_head
 from tests.warm import AS_AN_ORDINARY_USER
 
 EXPORT = "export OPENAI_BASE_URL="
@@ -58,11 +58,7 @@ class Oracle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_serving(self._server, self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -17,7 +17,7 @@ from tests.chaos.answers import Answer, Leave, Part
 from tests.chaos.kinds import GOOD
 from tests.chaos.ledger import Ledger, Sent
 from tests.chaos.notes import FIELD, Note
-from tests.harness import Received, read_chunks
+from tests.harness import Received, end_serving, read_chunks
 
 _RESET = struct.pack("ii", 1, 0)
 _SHORT_S = 0.002
@@ -51,11 +51,7 @@ class ChaosUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_serving(self._server, self._tasks)
 
     async def go_away(self, seconds: float) -> None:
         """Refuse new connections for a while, as a server that is restarted."""
