@@ -76,7 +76,6 @@ class Gateway:
     ) -> None:
         self._traffic = traffic
         self._server = settings.server
-        self._cache = settings.cache
         self._store = store
         self._lookup = Lookup(settings, store, flights, upstream)
         self._cors = Cors(settings.server.cors_origins)
