@@ -24,8 +24,6 @@ from tests.harness import (
     stream,
 )
 
-MANY = 100
-
 
 async def test_a_stream_under_way_is_joined_from_its_first_byte(
     proxy: Proxy, upstream: ScriptedUpstream, log: Log
