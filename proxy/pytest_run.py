@@ -80,11 +80,10 @@ class Run:
 
     def _take_over(self, wanted: _Wanted, gateway: Gateway) -> bool:
         """Add up what was asked since the last time; whether anything was."""
-        tally = Tally([], sorted(gateway.used), sorted(gateway.recorded), gateway.missed, wanted.is_shared)
+        asked = gateway.forget()
+        tally = Tally([], sorted(asked.used), sorted(asked.recorded), asked.missed, wanted.is_shared)
         self.report.add(str(wanted.cassette), tally)
-        asked = bool(gateway.requests)
-        gateway.forget()
-        return asked
+        return bool(asked)
 
     def _wanted(self, item: pytest.Item) -> _Wanted:
         options: dict[str, Any] = {}

@@ -58,6 +58,25 @@ class Options(TypedDict, total=False):
     """`cache.routes`."""
 
 
+class Requests(list[RequestLine]):
+    """What the log says of some requests, in the order in which they ended."""
+
+    @property
+    def used(self) -> set[str]:
+        """The keys of recordings that have answered one."""
+        return {line.key for line in self if line.key and line.cache == "HIT"}
+
+    @property
+    def recorded(self) -> set[str]:
+        """The keys of recordings that were made."""
+        return {line.key for line in self if line.key and line.stored}
+
+    @property
+    def missed(self) -> int:
+        """How many no recording answered while the upstream could not be asked."""
+        return sum(line.error == "replay_miss" for line in self)
+
+
 class Gateway:
     """A proxy that serves in a thread of its own."""
 
@@ -84,31 +103,30 @@ class Gateway:
         return URL(self.base_url).port or 0
 
     @property
-    def requests(self) -> list[RequestLine]:
-        """What the log says of each request that has ended, the latest last."""
+    def requests(self) -> Requests:
+        """Those that have ended since counting began."""
         # One that has its answer ends a moment later.
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._app.quiet(_A_MOMENT_S), self._loop).result()
-        return list(self._lines)
+        return Requests(self._lines)
 
     @property
     def used(self) -> set[str]:
-        """The keys of recordings that have answered a request."""
-        return {line.key for line in self.requests if line.key and line.cache == "HIT"}
+        return self.requests.used
 
     @property
     def recorded(self) -> set[str]:
-        """The keys of recordings that were made."""
-        return {line.key for line in self.requests if line.key and line.stored}
+        return self.requests.recorded
 
     @property
     def missed(self) -> int:
-        """Requests that no recording answered while the upstream could not be asked."""
-        return sum(line.error == "replay_miss" for line in self.requests)
+        return self.requests.missed
 
-    def forget(self) -> None:
-        """Begin to count anew."""
-        self._lines.clear()
+    def forget(self) -> Requests:
+        """Begin to count anew; what was counted until then."""
+        counted = self.requests
+        del self._lines[: len(counted)]  # another one may have ended since
+        return counted
 
     def close(self) -> None:
         """End it; what has been recorded is in its cassette then."""

@@ -121,3 +121,16 @@ def test_what_was_asked_is_known_as_soon_as_it_is_answered(tmp_path: Path, simul
         for number in range(20):
             said(gateway, f"{number}")
             assert len(gateway.recorded) == number + 1
+
+
+def test_what_was_counted_is_handed_over_once(tmp_path: Path, simulator: str) -> None:
+    """Each request is in one count and in no other."""
+    with testing.record(tmp_path / "chat", upstream=simulator) as gateway:
+        said(gateway, "one")
+        first = gateway.forget()
+        said(gateway, "one")
+        second = gateway.forget()
+
+    assert (len(first), len(first.recorded), first.used) == (1, 1, set())
+    assert (len(second), second.recorded, second.used) == (1, set(), first.recorded)
+    assert gateway.requests == []
