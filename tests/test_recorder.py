@@ -1,9 +1,10 @@
-"""The timeline of an answer: how long each of its parts is, and when it came."""
+"""The timeline of an answer: how long each of its parts is, and when it came. And which answers take long to judge."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.recorder import Take
+from proxy.recorder import Take, is_soon_judged
 from proxy.recording import Head
 
 MOMENTS = st.floats(0, 1e7) | st.floats(1000, 1001)
@@ -25,3 +26,13 @@ def test_a_timeline_tells_microseconds_since_the_request_was_sent(
     assert timeline.head_us == since_us(head_s)
     assert list(timeline.lengths) == [len(frame) for frame in frames]
     assert list(timeline.arrived_us) == [since_us(moment_s) for moment_s in arrived_s]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_an_answer_of_many_lines_is_not_judged_soon(end: bytes) -> None:
+    """Whatever ends them, and however they came."""
+    line = b":" + end
+
+    assert is_soon_judged([line * 1000], 2000)
+    assert not is_soon_judged([line * 1001], 2002)
+    assert not is_soon_judged([line * 500, b"\n", line * 500], 2001)
