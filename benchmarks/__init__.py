@@ -19,6 +19,7 @@ The rule: only figures of one run are compared, and a figure counts only if ever
 
     native      the upstream and the load generator, in C, and the checks of every byte
     filling     stores that are full before anything is measured
+    nearest     hits while a miss has the nearest recording looked for, and how long that takes
     at_scale    the store by itself, at the size that it may grow to
     costs       what a piece of work takes of this process, and what a command takes
 

@@ -92,6 +92,10 @@ class Program:
         """User and system time so far, of it and of the processes under it that are still there."""
         return sum(map(_cpu_s, self._tree()))
 
+    def own_cpu_s(self) -> float:
+        """The same, without the processes under it."""
+        return _cpu_s(self._popen.pid)
+
     def settled_cpu_s(self) -> float:
         """The same, when what the program does after it has answered is done, such as writing to disk."""
         deadline_s, used_s, quiet = time.monotonic() + _SETTLED_WITHIN_S, self.cpu_s(), 0

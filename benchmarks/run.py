@@ -49,6 +49,8 @@ class Run:
         try:
             if chosen:
                 self._measure(chosen, found)
+            if self.group in (None, "nearest"):
+                self._measure_nearest()
             if self.group in (None, "store"):
                 self._measure_store()
         except (BytesWrong, ProgramFailed) as fault:
@@ -58,6 +60,12 @@ class Run:
         with Stage() as stage:
             rounds = Rounds(stage, found, self.scale.rounds, self.notes)
             self.measurements.extend(rounds.measure(chosen))
+
+    def _measure_nearest(self) -> None:
+        from benchmarks import nearest  # noqa: PLC0415 - it loads the proxy, which is else only started
+
+        with Stage() as stage:
+            self.measurements.extend(nearest.measure(stage, self.scale))
 
     def _measure_store(self) -> None:
         """The store by itself, without traffic, and not pinned.

@@ -13,7 +13,20 @@ from benchmarks.questions import Question
 from benchmarks.stage import Running, Stage
 from benchmarks.subjects import Kind
 
-GROUPS = ("misses", "streams", "hits", "joins", "bodies", "filled", "workers", "start", "memory", "idle", "store")
+GROUPS = (
+    "misses",
+    "streams",
+    "hits",
+    "joins",
+    "bodies",
+    "filled",
+    "workers",
+    "start",
+    "memory",
+    "idle",
+    "nearest",
+    "store",
+)
 
 _CROWD = 100  # listeners, or streams
 _BODIES = {"2 KB": 2_000, "200 KB": 200_000, "2 MB": 2_000_000}
@@ -35,6 +48,10 @@ class Scale:
     idle_streams: int
     stores: Sequence[int]
     """Recordings of each store that is filled beforehand."""
+    searched: int
+    """Recordings of the store in which the nearest is looked for."""
+    searches: int
+    """Each round, when nothing else is asked."""
     hour: int
     """Requests after which memory is looked at again: ten a second for an hour."""
     is_quick: bool
@@ -49,6 +66,8 @@ QUICK = Scale(
     short_streams=40,
     idle_streams=500,
     stores=(1_000, 20_000),
+    searched=1_000,
+    searches=5,
     hour=1_200,
     is_quick=True,
 )
@@ -60,6 +79,8 @@ FULL = Scale(
     short_streams=300,
     idle_streams=5_000,
     stores=(1_000, 100_000, 1_000_000),
+    searched=10_000,
+    searches=5,
     hour=36_000,
     is_quick=False,
 )
@@ -97,6 +118,14 @@ def scenarios(scale: Scale) -> Iterator[Scenario]:
     yield Scenario(f"memory after {scale.hour:,} requests", "memory", "hour", hour, fresh=True, once=True)
     idle = partial(doing.idle, scale.idle_streams)
     yield Scenario(f"{scale.idle_streams:,} idle streams", "idle", "idle", idle, fresh=True, once=scale.is_quick)
+
+
+def missed_name(scale: Scale) -> str:
+    return f"a miss in replay among {scale.searched:,}"
+
+
+def beside_name(scale: Scale, at_once: int) -> str:
+    return f"hits in replay among {scale.searched:,}, {at_once} at once"
 
 
 def _of_workers(scale: Scale) -> Scenario:

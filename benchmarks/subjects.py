@@ -21,6 +21,8 @@ DIRECT, NGINX, NGINX_CACHE, BARE_TEE, BARE_HANDLER = "direct", "nginx", "nginx c
 DISKCACHE = "diskcache"
 YARDSTICKS = (NGINX, BARE_TEE, NGINX_CACHE, BARE_HANDLER, DISKCACHE)
 REPRISE, FROM_DISK, ONE_WORKER, TWO_WORKERS = "reprise", "reprise, from disk", "one worker", "two workers"
+# Not other subjects, but what goes on while the same one answers.
+ALONE, MISSING, COUNTING = "alone", "while one misses", "beside one that counts"
 
 # What a subject can take part in: a scenario is of one kind.
 Kind = Literal[
@@ -68,6 +70,8 @@ class Subject:
     """Processes that answer, on whatever cores there are; 0 for a subject with a core of its own."""
     recordings: int = 0
     """In its store from the start, made by `filling.fill`."""
+    replays: bool = False
+    """It answers what is in its store, and nothing else."""
     absent: str | None = None
     """Why it cannot be measured here."""
 
@@ -125,6 +129,20 @@ def _variants() -> Iterator[Subject]:
     )
     yield variant(ONE_WORKER, frozenset(("workers",)), workers=1)
     yield variant(TWO_WORKERS, frozenset(("workers",)), workers=2, environment={"REPRISE_SERVER__WORKERS": "2"})
+
+
+def replaying(recordings: int) -> Subject:
+    """Reprise in replay mode, on whatever cores there are, with a store that is filled."""
+    return Subject(
+        f"replay of {recordings:,} recordings",
+        frozenset(),
+        partial(_reprise, recordings=recordings),
+        {"REPRISE_CACHE__MODE": "replay"},
+        caches=True,
+        workers=1,
+        recordings=recordings,
+        replays=True,
+    )
 
 
 def filled_name(recordings: int, *, from_disk: bool) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from benchmarks.report import Figures
-from benchmarks.scenarios import Scale
+from benchmarks.scenarios import Scale, beside_name, missed_name
 from benchmarks.subjects import (
+    ALONE,
     BARE_HANDLER,
     BARE_TEE,
+    COUNTING,
     FROM_DISK,
+    MISSING,
     NGINX,
     NGINX_CACHE,
     ONE_WORKER,
@@ -83,6 +86,7 @@ def targets(scale: Scale) -> Iterator[Target]:
     yield Target(
         "plain hits a second, two workers", on_all_cores, figure, one_worker, None, at="least", subject=TWO_WORKERS
     )
+    yield from _of_misses(scale)
 
 
 def _of_stores(stores: Sequence[int]) -> Iterator[Target]:
@@ -96,6 +100,30 @@ def _of_stores(stores: Sequence[int]) -> Iterator[Target]:
             Bound(1.3, few),
             Bound(1.1, few),
             subject=many,
+        )
+
+
+def _of_misses(scale: Scale) -> Iterator[Target]:
+    missed, among = missed_name(scale), f"the nearest of {scale.searched:,} recordings"
+    yield Target(f"ms to name {among}, the first time", missed, "first_miss_ms", Bound(1000), None)
+    yield Target(f"ms to name {among}, at most", missed, "miss_max_ms", Bound(1000), None)
+    for at_once in (1, 32):
+        yield Target(
+            f"CPU a hit while one misses, {at_once} at once",
+            beside_name(scale, at_once),
+            "proxy_cpu_us_per_answer",
+            Bound(1.1, ALONE),
+            None,
+            subject=MISSING,
+        )
+        yield Target(
+            f"hits a second while one misses, {at_once} at once",
+            beside_name(scale, at_once),
+            "answers_per_s",
+            Bound(0.9, COUNTING),
+            Bound(0.95, ALONE),
+            at="least",
+            subject=MISSING,
         )
 
 

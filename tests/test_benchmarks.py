@@ -23,8 +23,8 @@ from benchmarks.orders import Order, Outcome
 from benchmarks.processes import Program
 from benchmarks.questions import FRAME_BYTES, Question
 from benchmarks.report import Figures, Measurement
-from benchmarks.scenarios import QUICK
-from benchmarks.subjects import BARE_TEE, DIRECT, NGINX, REPRISE
+from benchmarks.scenarios import QUICK, beside_name, missed_name
+from benchmarks.subjects import ALONE, BARE_TEE, COUNTING, DIRECT, MISSING, NGINX, REPRISE
 from benchmarks.targets import Verdict, targets, verdicts
 
 pytestmark = [
@@ -58,6 +58,28 @@ def test_the_command_measures_every_subject_and_says_that_the_bytes_were_right(t
     judged = [each for each in found["targets"] if each["measured"] is not None]
     assert "CPU a plain miss" in {each["target"] for each in judged}
     assert all(scenario in ended.stdout for scenario in scenarios)
+
+
+def test_hits_are_compared_with_and_without_a_miss_under_way(tmp_path: Path) -> None:
+    """One round in a store of 1,000, in replay mode: each condition has its figures, and the promises are judged."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", "nearest", "--json", str(file)]
+
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    found = orjson.loads(file.read_bytes())
+    assert found["bytes_right"] is True
+    figures = {(row["scenario"], row["subject"], row["figure"]) for row in found["rows"]}
+    for at_once in (1, 32):
+        scenario = beside_name(QUICK, at_once)
+        assert {(scenario, each, "p99_us") for each in (ALONE, MISSING, COUNTING)} <= figures
+        assert {(scenario, each, "rate_to_alone") for each in (MISSING, COUNTING)} <= figures
+        assert (scenario, MISSING, "miss_p50_ms") in figures
+    assert (missed_name(QUICK), REPRISE, "first_miss_ms") in figures
+    judged = {each["target"] for each in found["targets"] if each["measured"] is not None}
+    assert judged >= {"hits a second while one misses, 1 at once", "hits a second while one misses, 32 at once"}
+    assert len([each for each in judged if each.startswith("ms to name the nearest")]) == 2
 
 
 def test_without_a_c_compiler_the_command_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A filled store of the benchmark: what is in it is what the proxy would have recorded, so asking for it is a hit."""
 
+import asyncio
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from benchmarks import questions
 from benchmarks.filling import UPSTREAM_NAME, fill, numbers, recordings
+from benchmarks.nearest import Misses
 from benchmarks.questions import Question
+from benchmarks.stage import BytesWrong
 from proxy.recording import Recording, Timeline
 from proxy.store.codec import decode
 from proxy.store.disk import Shelf
@@ -61,6 +64,22 @@ def test_a_store_that_was_filled_in_parts_is_whole(tmp_path: Path, monkeypatch: 
     with closing(Shelf.open(tmp_path / "store", MIB)) as shelf:
         assert [summary.key for summary, *_ in shelf.summaries()] == [each.key for each in recordings(numbers(10))]
         assert shelf.count == 10
+
+
+async def test_a_miss_counts_only_if_it_names_the_right_recording(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """One that a word has turned into a miss; where that recording is not there, another one is the nearest."""
+    fill(tmp_path / "store", 3)
+    proxy = await start_proxy(upstream__name=UPSTREAM_NAME, cache__mode="replay")
+
+    with closing(Misses(proxy.port, 3)) as misses:
+        assert [await asyncio.to_thread(misses.ask) > 0 for _ in range(4)] == [True] * 4
+    with closing(Misses(proxy.port, 4)) as misses:
+        assert await asyncio.to_thread(misses.ask) > 0
+        with pytest.raises(BytesWrong, match="a miss was to hear"):
+            await asyncio.to_thread(misses.ask)
+    assert upstream.requests_seen == 0
 
 
 def _without_times(recording: Recording) -> Recording:
