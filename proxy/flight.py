@@ -141,10 +141,8 @@ class Flight:
             return
         if is_soon_judged(self._log.kept.frames, self._log.kept.size_bytes + self.question.unread_bytes):
             # Many streams may end at the same moment; an answer in one frame is none.
-            if len(self._log.kept.frames) > 1:
-                self._terms.turns.add(self._conclude_here)
-            else:
-                self._conclude_here()
+            is_stream = len(self._log.kept.frames) > 1
+            (self._terms.turns.add if is_stream else self._terms.turns.add_short)(self._conclude_here)
         else:
             self._terms.start(self._conclude_in_thread())
 
