@@ -6,7 +6,7 @@ The rule: whoever starts something here ends it, in the reverse order.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -169,8 +169,8 @@ class App:
     def _lane(self) -> FastLane | None:
         return self._gateway.lane if self._settings.server.fast_lane else None
 
-    async def _serve(self, request: Incoming) -> web.StreamResponse:
-        return await self._gateway.serve(request)
+    def _serve(self, request: Incoming) -> Awaitable[web.StreamResponse]:
+        return self._gateway.serve(request)
 
     async def _listen(self, resources: AsyncExitStack) -> None:
         server = self._settings.server

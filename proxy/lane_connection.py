@@ -99,8 +99,9 @@ class LaneConnection(ClientConnection):
                 await self._serve(request)
 
     async def _serve(self, request: PlainRequest) -> None:
+        own_task = self._serving
         sent = await self._handler(request)
-        if self._serving is asyncio.current_task():
+        if self._serving is own_task:
             self._serving = None
         if sent is CLOSES:
             await self.linger()

@@ -6,6 +6,7 @@ The rule: what is no number, or no reasonable one, is left out.
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from proxy import headers
@@ -17,6 +18,8 @@ _LIMIT = b"x-ratelimit-"
 _MOST_DIGITS = 15
 _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _DURATION = re.compile(rf"({_NUMBER.pattern})(ms|s|m|h|d)")
+_LONGEST_TIME = 32
+_MOST_TIMES = 1024  # most are the same again and again, and to read one takes longer than anything else in a head
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -69,7 +72,7 @@ def _limits(fields: Headers, told: Iterable[tuple[int, str]]) -> dict[str, float
     limits: dict[str, float] = {}
     for place, fact in told:
         value = fields[place][1]
-        if fact.startswith("reset_") and (seconds := _seconds(value.decode("latin-1"))) is not None:
+        if fact.startswith("reset_") and len(value) <= _LONGEST_TIME and (seconds := _seconds(value)) is not None:
             limits[fact + "_s"] = seconds
         elif (number := _whole_number(value)) is not None:
             limits[fact] = number
@@ -80,8 +83,10 @@ def _whole_number(value: bytes) -> int | None:
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else None
 
 
-def _seconds(text: str) -> float | None:
+@lru_cache(_MOST_TIMES)
+def _seconds(value: bytes) -> float | None:
     """OpenAI writes `1s`, `6m0s`, `8.64s`, `120ms`."""
+    text = value.decode("latin-1")
     if single := _DURATION.fullmatch(text):
         return round(float(single[1]) * _UNIT_S[single[2]], 3)
     if _NUMBER.fullmatch(text):
