@@ -1,5 +1,7 @@
 """What goes into a cassette holds no secrets, and is in all else what was recorded."""
 
+import json
+import struct
 import time
 from array import array
 from dataclasses import replace
@@ -170,6 +172,25 @@ def test_a_secret_in_json_within_a_string_is_hidden_and_leaves_it_json(kind: str
     assert (text[:6], text[-5:], len(text)) == ("first\n", "\nlast", len(f"first\n{secret}\nlast"))
     assert not set(text[6:-5]) & set("abcdefghijklmABCDEFGHIJKLM123456789")
     assert [finding.kind for finding in scrubbed.findings] == [kind]
+
+
+@pytest.mark.parametrize("before", ["是", "🙂", "<", "\x7f"])
+@pytest.mark.parametrize(("kind", "secret"), SECRETS)
+def test_a_secret_behind_an_escape_is_hidden_and_leaves_it_one(kind: str, secret: str, before: str) -> None:
+    """JSON within a string has often been written in ASCII alone."""
+    escape = "".join(f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", before.encode("utf-16-be")))
+    arguments = f'{{"text": "{escape}{json.dumps(secret)[1:-1]}{escape}"}}'
+    body = orjson.dumps({"choices": [{"message": {"tool_calls": [{"function": {"arguments": arguments}}]}}]})
+
+    scrubbed = scrub(answering(body))
+    again = scrub(scrubbed.recording)
+
+    (choice,) = orjson.loads(scrubbed.recording.body)["choices"]
+    text = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["text"]
+    assert (text[: len(before)], text[-len(before) :]) == (before, before)
+    assert secret[8:] not in text
+    assert [finding.kind for finding in scrubbed.findings] == [kind]
+    assert (again.findings, again.recording) == ([], scrubbed.recording)
 
 
 def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:

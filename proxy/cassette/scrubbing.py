@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import gt
 from typing import NamedTuple
 
 from proxy.cassette.passages import Piece, passages, strings
@@ -23,6 +24,8 @@ BODY = "body"
 """Where a finding is that is in the answer."""
 
 _UNIT = re.compile(r"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
+_INNER_ESCAPE = re.compile(r"(?<=\\)(?:u[0-9A-Fa-f]{4}|.)", re.DOTALL)  # but for its backslash
+_INNER_ESCAPE_LENGTH = 5
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ESCAPE_LENGTH = 6  # of \u0041
 _NUMBER = re.compile(rb"[0-9]+")
@@ -139,10 +142,10 @@ class Scrubber:
         hidden = bytearray(len(text))
         for shape in self._shapes:
             for start, end in shape.spans(text, self._patience):
+                secret = _secret(text, start, end)
                 # What was hidden before, by another shape or another export, is no secret.
-                if not all(hidden[start:end]) and any(_hide(char) != char for char in text[start:end]):
-                    # The letter behind a backslash says how a string within this one is to be read.
-                    hidden[start:end] = bytes(text[at - 1 : at] != "\\" for at in range(start, end))
+                if any(map(gt, secret, hidden[start:end])) and any(map(_changes, text[start:end], secret)):
+                    hidden[start:end] = secret
                     found[where, shape.kind] += 1
         if any(hidden):
             return hidden
@@ -155,6 +158,19 @@ class Scrubber:
             if len(self._innocent) >= _MOST_KNOWN:
                 self._innocent.clear()
             self._innocent.add(text)
+
+
+def _secret(text: str, start: int, end: int) -> bytearray:
+    """For each character of a secret whether it is a part of it, or says how a string within this one is to be read."""
+    secret = bytearray(b"\1" * (end - start))
+    for escape in _INNER_ESCAPE.finditer(text, max(0, start - _INNER_ESCAPE_LENGTH), end + _INNER_ESCAPE_LENGTH):
+        for at in range(max(start, escape.start()), min(end, escape.end())):
+            secret[at - start] = 0
+    return secret
+
+
+def _changes(char: str, mark: int) -> bool:
+    return _hide(char, mark) != char
 
 
 def _spelled_out(raw: bytes) -> str:

@@ -82,8 +82,9 @@ _KEYS = (
 )
 _TOKEN = r"[A-Za-z0-9._~+/-]"  # noqa: S105 - RFC 6750 section 2.1
 _BASE64 = r"[A-Za-z0-9_-]"
-# The letter of an escape is no part of a word: arguments of tools are JSON within a string.
-_START = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt]))"
+# What an escape is spelled with is no part of a word: arguments of tools are JSON within a string.
+_ESCAPE = r"(?:[bfnrt]|u[0-9A-Fa-f]{4})"
+_START = rf"(?:(?<![A-Za-z0-9])|(?<=\\{_ESCAPE}))"
 _LABEL = r"[A-Za-z0-9-]{1,63}"
 _NOBODYS = (
     rf"(?:{_LABEL}\.){{0,8}}(?:example\.(?:com|net|org)|example|test|invalid|localhost)(?![.-]?[A-Za-z0-9])"  # RFC 2606
@@ -106,7 +107,7 @@ _KNOWN = (
         # RFC 7519: {" twice. Whether there are two dots is looked for once for each run of letters, not at each eyJ in
         # it, of which there may be as many as it is long.
         regex.compile(
-            rf"(?<!{_BASE64})(?:(?<=\\)[bfnrt])?(?={_BASE64}++\.eyJ{_BASE64}{{8,}}+\.)(?:{_BASE64}*?[_-])??"
+            rf"(?<!{_BASE64})(?:(?<=\\){_ESCAPE})?(?={_BASE64}++\.eyJ{_BASE64}{{8,}}+\.)(?:{_BASE64}*?[_-])??"
             rf"(?P<{SECRET}>eyJ{_BASE64}{{8,}}+\.eyJ{_BASE64}++\.{_BASE64}*+)"
         ),
         ("eyJ",),
@@ -128,7 +129,7 @@ _KNOWN = (
     Shape(
         "email",
         regex.compile(
-            rf"(?<![A-Za-z0-9._%+-])(?:(?<=\\)[bfnrt])?"
+            rf"(?<![A-Za-z0-9._%+-])(?:(?<=\\){_ESCAPE})?"
             rf"(?P<{SECRET}>[A-Za-z0-9._%+-]{{1,64}}@(?!{_NOBODYS})(?:{_LABEL}\.){{1,8}}[A-Za-z]{{2,24}})"
         ),
         ("@",),
