@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -138,12 +138,16 @@ class App:
         await self._resources.aclose()
         log.info(events.STOPPED)
 
-    async def quiet(self, at_most_s: float) -> None:
-        """Wait until no request is being answered and the log has the line of each, but no longer than that."""
-        with suppress(TimeoutError):
+    async def quiet(self, at_most_s: float) -> bool:
+        """Wait until no request is under way and the log has the line of each, but no longer than that; whether so."""
+        try:
             async with asyncio.timeout(at_most_s):
                 await self._traffic.idle()
+                await self._flights.settle()
                 await asyncio.sleep(0)
+        except TimeoutError:
+            return False
+        return True
 
     async def _build(self, resources: AsyncExitStack) -> None:
         cache = self._settings.cache

@@ -83,7 +83,7 @@ class Run:
         asked = gateway.forget()
         tally = Tally([], sorted(asked.used), sorted(asked.recorded), asked.missed, wanted.is_shared)
         self.report.add(str(wanted.cassette), tally)
-        return bool(asked)
+        return bool(asked) or asked.goes_on
 
     def _wanted(self, item: pytest.Item) -> _Wanted:
         options: dict[str, Any] = {}

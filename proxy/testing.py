@@ -33,6 +33,7 @@ _NO_FILE = Path(os.devnull)
 _DRAIN_S = "2s"  # for an answer whose client has left; what the SDKs leave has ended by then
 
 _A_MOMENT_S = 0.5  # that is waited for a request which still goes on
+_TO_THE_END_S = 3.0  # the same where no other request comes: what a client has left is over by then
 
 _KEYS = {
     "pace": "replay.pace",
@@ -60,6 +61,9 @@ class Options(TypedDict, total=False):
 
 class Requests(list[RequestLine]):
     """What the log says of some requests, in the order in which they ended."""
+
+    goes_on = False
+    """Whether there was another one that had not ended."""
 
     @property
     def used(self) -> set[str]:
@@ -106,9 +110,7 @@ class Gateway:
     def requests(self) -> Requests:
         """Those that have ended since counting began."""
         # One that has its answer ends a moment later.
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._app.quiet(_A_MOMENT_S), self._loop).result()
-        return Requests(self._lines)
+        return self._ended_within(_A_MOMENT_S)
 
     @property
     def used(self) -> set[str]:
@@ -123,8 +125,8 @@ class Gateway:
         return self.requests.missed
 
     def forget(self) -> Requests:
-        """Begin to count anew; what was counted until then."""
-        counted = self.requests
+        """Begin to count anew; what was counted until then, when nothing goes on any more that a client has left."""
+        counted = self._ended_within(_TO_THE_END_S)
         del self._lines[: len(counted)]  # another one may have ended since
         return counted
 
@@ -133,6 +135,14 @@ class Gateway:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._enough.set)
             self._thread.join()
+
+    def _ended_within(self, seconds: float) -> Requests:
+        is_quiet = True
+        if self._thread.is_alive():
+            is_quiet = asyncio.run_coroutine_threadsafe(self._app.quiet(seconds), self._loop).result()
+        ended = Requests(self._lines)
+        ended.goes_on = not is_quiet
+        return ended
 
     def _run(self, settings: Settings) -> None:
         try:

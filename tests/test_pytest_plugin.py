@@ -284,6 +284,33 @@ def test_a_test_that_sends_the_proxy_nothing_is_named(project: Project, simulato
     lenient.stdout.fnmatch_lines(["sent it nothing * test_idle.py::test_it"])
 
 
+def test_what_a_test_has_left_in_mid_stream_is_its_own(project: Project, simulator: str) -> None:
+    """It is read on while its client has gone, and is no request of the next test."""
+    project.write(
+        test_leaving="""
+import json, os, urllib.request
+
+def test_leaving(reprise):
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Name a river."}]}
+    url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    asked = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked) as answer:
+        answer.read(1)
+
+def test_next(reprise):
+    assert reprise.requests == []
+    ask("Hello?")
+    assert len(reprise.requests) == 1
+"""
+    )
+
+    result = project.run("--reprise-strict", upstream=simulator)
+
+    result.assert_outcomes(passed=2)
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("sent it nothing*")
+
+
 def test_the_upstream_is_the_one_that_the_program_has_set(project: Project, simulator: str) -> None:
     """Perhaps by a file that it reads when it is imported."""
     set_it = f'import os\nos.environ["OPENAI_BASE_URL"] = "{simulator}"\n\n'
