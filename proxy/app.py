@@ -44,6 +44,10 @@ class StartFailed(Exception):
     """The proxy can't start; the message says why, and what to do."""
 
 
+class NoPlace(StartFailed):
+    """It can't listen where it is to."""
+
+
 class App:
     """A running proxy."""
 
@@ -238,9 +242,9 @@ def refuse_to_ask_itself(settings: Settings, base_url: str) -> None:
         )
 
 
-def no_place_at(server: ServerSettings, error: OSError) -> StartFailed:
+def no_place_at(server: ServerSettings, error: OSError) -> NoPlace:
     """What is to be raised when the address can't be had."""
-    return StartFailed(
+    return NoPlace(
         f"can't listen on {server.host} port {server.port}: {reason_of(error)}; "
         "choose another with --port or server.port, 0 for any that is free"
     )

@@ -30,6 +30,9 @@ NAME = "reprise"
 PER = ("module", "test")
 """What may have a cassette of its own."""
 
+_OF_THE_PLUGIN = ("cassette", "per", "record")
+"""Options that only the marker has."""
+
 _DUMMY_KEY = "sk-none-needed"
 _LOCAL = "127.0.0.1"
 
@@ -93,8 +96,9 @@ class Run:
             options |= marker.kwargs
         per = options.pop("per", self.config.getini("reprise_per"))
         mode, name = options.pop("record", self.mode), options.pop("cassette", None)
-        if per not in PER or mode not in get_args(Mode):
-            raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.reprise has no such value of `per` or `record`")
+        for option, value, known in (("per", per, PER), ("record", mode, get_args(Mode))):
+            if value not in known:
+                raise pytest.UsageError(f"{item.nodeid}: reprise: {option} is one of {', '.join(known)}; got {value!r}")
         beside = self.directory(item)
         module = beside / item.path.stem
         own = module / _file_name(item.nodeid.partition("::")[2]) if per == "test" else module
@@ -111,9 +115,13 @@ class Run:
     @contextmanager
     def _start(self, wanted: _Wanted) -> Iterator[Gateway]:
         from proxy import testing  # noqa: PLC0415 - when a test asks for it
+        from proxy.app import StartFailed  # noqa: PLC0415 - when a test asks for it
         from proxy.config import SettingsError  # noqa: PLC0415 - when a test asks for it
 
-        path, mode = wanted.cassette, wanted.mode
+        path, mode, known = wanted.cassette, wanted.mode, testing.Options.__annotations__
+        if unknown := ", ".join(sorted(wanted.options.keys() - known)):
+            takes = ", ".join((*known, *_OF_THE_PLUGIN))
+            raise pytest.UsageError(f"@pytest.mark.reprise has no option {unknown}; it takes {takes}")
         present = _keys(path)
         given: dict[str, object] = {"cache.cassette": path} if present and mode != "all" else {}
         if mode == "none" or (mode == "once" and any(_made_s(path, key) < self.started_s for key in present)):
@@ -127,6 +135,8 @@ class Run:
                 yield gateway
         except SettingsError as error:
             raise pytest.UsageError(f"the options of @pytest.mark.reprise: {error}") from None
+        except StartFailed as error:
+            raise pytest.UsageError(f"the proxy can't start: {error}") from None
 
     def unused(self) -> dict[str, list[str]]:
         """The recordings of each cassette that no test asked for, where all have run that could have."""

@@ -21,7 +21,7 @@ from typing import TypedDict, Unpack
 from yarl import URL
 
 from proxy import events
-from proxy.app import App, StartFailed
+from proxy.app import App, NoPlace
 from proxy.config import Settings, load
 from proxy.events import RequestLine
 
@@ -219,7 +219,7 @@ def serving(given: Mapping[str, object], options: Options, *, port: int = 0) -> 
         settings = load(_NO_FILE, {**common, **given, **short}, {})
         try:
             gateway = Gateway(settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})}))
-        except StartFailed:
+        except NoPlace:
             gateway = Gateway(settings)
         try:
             yield gateway

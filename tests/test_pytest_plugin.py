@@ -349,20 +349,26 @@ def test_a_cassette_that_no_test_opens_any_more_is_named(project: Project, simul
     ("marker", "says"),
     [
         ('"all"', "*takes its options by name*"),
-        ('record="some"', "*no such value of `per` or `record`*"),
+        ('record="some"', "*record is one of none, once, new_episodes, all; got 'some'"),
+        ('per="tests"', "*per is one of module, test; got 'tests'"),
+        ('mode="none"', "*has no option mode; it takes pace, *, record"),
+        ('cassette="damaged"', "E * can't start: cache.cassette: *.body: it is missing*"),
         ('cassette="helper.py"', "*the cassette of a test is a directory*"),
     ],
 )
 def test_a_mistake_in_a_marker_is_told(marker: str, says: str, project: Project) -> None:
     """By whoever made it, in a sentence; the marker alone is enough to have the proxy."""
     project.write(test_it=f"@pytest.mark.reprise({marker})\ndef test_it():\n    pass\n")
-    (project.path / "cassettes").mkdir()
+    (project.path / "cassettes" / "damaged").mkdir(parents=True)
+    (project.path / "cassettes" / "damaged" / f"{'0' * 64}.json").touch()
     (project.path / "cassettes" / "helper.py").touch()
 
     result = project.run()
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([says])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*direct cause*")
 
 
 def test_what_goes_past_all_proxies_goes_past_them_still(project: Project) -> None:
