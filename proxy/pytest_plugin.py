@@ -34,9 +34,9 @@ def reprise(request: pytest.FixtureRequest) -> Iterator[Gateway]:
 
 
 @pytest.fixture(autouse=True)
-def _reprise_where_it_is_marked(request: pytest.FixtureRequest) -> None:
-    """The marker is enough."""
-    if request.node.get_closest_marker(NAME) is not None:
+def _reprise_before_all_others(request: pytest.FixtureRequest) -> None:
+    """A client that another fixture makes is to find it; and the marker is enough."""
+    if _asks(request.node):
         request.getfixturevalue(NAME)
 
 

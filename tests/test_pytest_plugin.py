@@ -198,6 +198,34 @@ def test_a_mistake(reprise):
     ]
 
 
+def test_it_is_there_before_the_other_fixtures_of_a_test(project: Project, simulator: str) -> None:
+    """In whatever order they are named: one may make a client, another change the environment and change it back."""
+    project.write(
+        test_order="""
+import os
+
+@pytest.fixture
+def client():
+    return os.environ["OPENAI_BASE_URL"]
+
+def test_client(client, reprise):
+    assert client == reprise.base_url
+    ask("Hello?")
+
+def test_change(monkeypatch, reprise):
+    ask("Hello?")
+    monkeypatch.setenv("OPENAI_BASE_URL", "elsewhere")
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+
+def test_afterwards():
+    assert "OPENAI_API_KEY" not in os.environ
+    assert os.environ["OPENAI_BASE_URL"] == os.environ["UPSTREAM"]
+"""
+    )
+
+    project.run(upstream=simulator, UPSTREAM=simulator).assert_outcomes(passed=3)
+
+
 def test_programs_that_a_test_starts_ask_the_proxy(project: Project, simulator: str) -> None:
     """All they need is the environment, which is as it was when the test is over; a real key does not go anywhere."""
     project.write(
