@@ -65,6 +65,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = Run(config)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if not report.passed:  # the tests in it are not known
+        collector.config.stash[_RUN].report.is_partial = True
+    return report
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     if items:
         items[0].config.stash[_RUN].report.is_partial = True

@@ -54,7 +54,9 @@ class Run:
         self.mode: Mode = config.getoption("--reprise-record") or ("none" if _is_ci(os.environ) else "once")
         # Where tests run in several processes, all go by the start of the first.
         self.started_s: float = getattr(config, "workerinput", {}).get("reprise_started_s", time.time())
-        self.report = Report(is_partial=any("::" in argument for argument in config.args))
+        # Of those that failed last time alone, whole files are left out, too, without a word to plugins.
+        is_partial = any("::" in argument for argument in config.args) or bool(config.getoption("lf", default=False))
+        self.report = Report(is_partial=is_partial)
         self.beside: set[Path] = set()
         """Directories that cassettes of collected tests are in."""
         self._serving = ExitStack()
@@ -140,7 +142,9 @@ class Run:
 
     def unused(self) -> dict[str, list[str]]:
         """The recordings of each cassette that no test asked for, where all have run that could have."""
-        everywhere = self.config.args_source is not pytest.Config.ArgsSource.ARGS
+        everywhere = self.config.args_source is not pytest.Config.ArgsSource.ARGS and not any(
+            self.config.getoption(option) for option in ("ignore", "ignore_glob")
+        )
         if everywhere:
             self.report.add_strangers((str(path), _keys(path)) for beside in self.beside for path in _cassettes(beside))
         return self.report.unused(everywhere=everywhere)

@@ -360,6 +360,45 @@ def test_recordings_of_tests_that_did_not_run_are_not_called_unused(project: Pro
     result.stdout.fnmatch_lines(["recordings: 1 used, 0 missed, 0 new"])
 
 
+@pytest.mark.parametrize(
+    ("ahead", "options", "plugins"),
+    [
+        ('pytest.skip("not here", allow_module_level=True)', [], "no:cacheprovider"),
+        ('pytest.importorskip("nothing_of_that_name")', [], "no:cacheprovider"),
+        ("", ["--ignore=test_more.py"], "no:cacheprovider"),
+        ("", ["--ignore-glob=*_more.py"], "no:cacheprovider"),
+        ("", ["--last-failed"], "cacheprovider"),
+    ],
+)
+def test_recordings_of_files_that_were_left_out_are_not_called_unused(
+    ahead: str, options: Sequence[str], plugins: str, project: Project, simulator: str
+) -> None:
+    """In whatever way: somebody would remove them."""
+    more = 'def test_more(reprise):\n    ask("More?")\n'
+    project.write(
+        test_it="""
+import os
+
+def test_it(reprise):
+    ask("Hello?")
+    assert not os.path.exists("failing")
+
+def test_other(reprise):
+    ask("Other?")
+""",
+        test_more=more,
+    )
+    (project.path / "failing").touch()
+    project.run("-p", plugins, upstream=simulator)
+    (project.path / "failing").unlink()
+    project.write(test_more=f"{ahead}\n{more}")
+
+    result = project.run("-p", plugins, "--reprise-strict", *options)
+
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("no test asked for these*")
+
+
 def test_a_cassette_that_no_test_opens_any_more_is_named(project: Project, simulator: str) -> None:
     """Where the test has another name now; not in a run of some files."""
     marker = "pytestmark = pytest.mark.reprise(per='test')\n\n"
