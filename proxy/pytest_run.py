@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import pytest
@@ -32,6 +33,9 @@ PER = ("module", "test")
 
 _OF_THE_PLUGIN = ("cassette", "per", "record")
 """Options that only the marker has."""
+
+_LONGEST_NAME_BYTES = 120
+_DIGITS = 8  # of a digest
 
 _DUMMY_KEY = "sk-none-needed"
 _LOCAL = "127.0.0.1"
@@ -186,7 +190,13 @@ def _made_s(path: Path, key: str) -> float:
 
 
 def _file_name(test: str) -> str:
-    return "".join(char if char.isalnum() or char in "-_.[]" else "-" for char in test)
+    """A name for the files of one test: its own where that can be one, else with a digest, or two would share them."""
+    plain = test.replace("::", "--")
+    name = "".join(char if char.isalnum() or char in "-_.[]" else "-" for char in plain)
+    if name == plain and len(name.encode()) <= _LONGEST_NAME_BYTES:
+        return name
+    start = name.encode()[: _LONGEST_NAME_BYTES - _DIGITS - 1].decode(errors="ignore")
+    return f"{start}-{sha256(test.encode()).hexdigest()[:_DIGITS]}"
 
 
 def _is_ci(environ: Mapping[str, str]) -> bool:

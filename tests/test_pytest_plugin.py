@@ -226,6 +226,27 @@ def test_afterwards():
     project.run(upstream=simulator, UPSTREAM=simulator).assert_outcomes(passed=3)
 
 
+def test_tests_with_odd_names_have_cassettes_of_their_own(project: Project, simulator: str) -> None:
+    """Also where their names are the same but for what no file may have in its own, or are longer than one can be."""
+    project.write(
+        test_odd="""
+@pytest.mark.reprise(per="test")
+@pytest.mark.parametrize("text", [pytest.param(id, id=id) for id in ("a b", "a/b", "a-b", "z" * 300, "z" * 301)])
+def test_it(text):
+    ask(text)
+"""
+    )
+
+    recorded, replayed = project.run(upstream=simulator), project.run("--reprise-strict")
+
+    recorded.assert_outcomes(passed=5)
+    replayed.assert_outcomes(passed=5)
+    kept = sorted(path.name for path in (project.path / "cassettes" / "test_odd").iterdir())
+    assert len(kept) == 5
+    assert "test_it[a-b]" in kept
+    assert max(map(len, kept)) <= 120
+
+
 def test_programs_that_a_test_starts_ask_the_proxy(project: Project, simulator: str) -> None:
     """All they need is the environment, which is as it was when the test is over; a real key does not go anywhere."""
     project.write(
