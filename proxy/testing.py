@@ -170,8 +170,8 @@ def replay(cassette: str | Path, **options: Unpack[Options]) -> Iterator[Gateway
         SettingsError: an option is wrong.
     """
     path = Path(cassette).absolute()  # the program may go elsewhere meanwhile
-    if not path.exists():
-        raise FileNotFoundError(f"there is no cassette at {cassette}; record one with proxy.testing.record")
+    if not path.exists() or (path.is_dir() and not any(path.glob("*.json"))):
+        raise FileNotFoundError(f"there is no cassette at {path}; record one with proxy.testing.record")
     with serving({"cache.mode": "replay", "cache.cassette": path}, options) as gateway:
         yield gateway
 

@@ -203,6 +203,10 @@ def test_what_can_not_be_searched_for_secrets_is_left_out(
     ("arguments", "said"),
     [
         (("import", "none"), "none: it can't be read (No such file or directory). Nothing was imported."),
+        (
+            ("import", "cassettes"),
+            "cassettes: no recording is in it; name the directory that has its .json files. Nothing was imported.",
+        ),
         (("export", "file"), "file: there is a file of that name; name a directory"),
         (("export", "none/chat.tgz"), "none/chat.tgz: it can't be written (No such file or directory)"),
     ],
@@ -212,6 +216,7 @@ def test_a_place_that_is_none_is_a_mistake(
 ) -> None:
     """Of the user's, in one sentence."""
     (tmp_path / "file").write_text("")
+    write_cassette(tmp_path / "cassettes" / "chat", three)
 
     assert cache(*arguments, at=tmp_path) == (2, "", f"Error: {said}\n")
 

@@ -12,7 +12,9 @@ import pytest
 import structlog
 
 from proxy import testing
+from proxy.cassette import write_cassette
 from proxy.config import SettingsError
+from tests.recordings import recording
 
 
 def said(gateway: testing.Gateway, content: str, *, stream: bool = False) -> bytes:
@@ -96,9 +98,12 @@ def test_options_are_those_of_the_settings(tmp_path: Path, simulator: str) -> No
 
 
 def test_there_has_to_be_a_cassette(tmp_path: Path) -> None:
-    """Or each request would be a miss."""
-    with pytest.raises(FileNotFoundError, match=r"proxy\.testing\.record"), testing.replay(tmp_path / "none"):
-        pytest.fail("it has started")
+    """Or each request would be a miss; the directory around it is none."""
+    write_cassette(tmp_path / "cassettes" / "chat", [recording()])
+
+    for name in ("none", "cassettes"):
+        with pytest.raises(FileNotFoundError, match=r"proxy\.testing\.record"), testing.replay(tmp_path / name):
+            pytest.fail("it has started")
 
 
 def test_a_program_that_goes_elsewhere_loses_nothing(

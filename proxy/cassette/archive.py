@@ -24,7 +24,7 @@ _LEVEL = 6
 # Files that wait for the other one of their recording. Of those packed in the order of their names no two ever wait.
 _WAITING_BYTES = LARGEST_FILE_BYTES
 
-_ANEW = "pack it anew with: tar --sort=name -C DIRECTORY -czf FILE ."
+_ANEW = "pack it anew (tar --sort=name -C DIRECTORY -czf FILE .)"
 
 
 def read_archive(path: Path) -> Iterator[tuple[str, Pair]]:

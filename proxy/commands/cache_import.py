@@ -27,8 +27,7 @@ def command(*, config: Path | None, cassette: Path, as_json: bool) -> None:
     """
     cache = settings_in_force(config).cache
     try:
-        for _ in read_cassette(cassette):
-            pass
+        _look_through(cassette)
         with opened(cache, make=True) as recorded:
             found = _store(cassette, recorded)
     except CassetteError as error:
@@ -41,6 +40,11 @@ def command(*, config: Path | None, cassette: Path, as_json: bool) -> None:
     if found["gave_way"]:
         what = f"{counted(found['gave_way'], 'recording')}, those stored longest ago, had to give way"
         click.echo(f"{what}, since cache.size_limit is {size_text(cache.size_limit)}.")
+
+
+def _look_through(cassette: Path) -> None:
+    if not sum(1 for _ in read_cassette(cassette)):
+        raise CassetteError(f"{cassette}: no recording is in it; name the directory that has its .json files")
 
 
 def _store(cassette: Path, recorded: Recordings) -> Counter[str]:
