@@ -5,6 +5,7 @@ import fcntl
 import gzip
 import io
 import os
+import resource
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -366,6 +367,42 @@ def test_a_writer_that_was_killed_leaves_no_recording(tmp_path: Path) -> None:
     (tmp_path / f".{ONE.key}.json.12345678.part").write_bytes(b"{")
 
     assert list(read_cassette(tmp_path)) == []
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_a_writer_that_was_killed_leaves_no_mixture(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a body with the document of another one the whole cassette would be refused."""
+    write_cassette(tmp_path, in_order(ONE, TWO))
+    moments, replace_file = iter(range(2)), os.replace
+
+    def replace_or_die(*names: Path) -> None:
+        if next(moments) == moment:
+            raise SystemExit
+        replace_file(*names)
+
+    monkeypatch.setattr("os.replace", replace_or_die)
+    with pytest.raises(SystemExit):
+        write_recording(tmp_path, recording("one", [b"data: [DONE]\n\n"]))
+
+    assert TWO in list(read_cassette(tmp_path))
+
+
+def test_what_can_not_be_written_takes_nothing_away(tmp_path: Path) -> None:
+    """As where a disk is full: the older recording of its key stays."""
+    write_recording(tmp_path, ONE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        for frames in ([b"data: [DONE]\n\n"], [bytes(1000)]):
+            with pytest.raises(CassetteError, match="it can't be written"):
+                write_recording(tmp_path, recording("one", frames))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert list(read_cassette(tmp_path)) == [ONE]
+    assert len(files(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,15 @@ def write_pair(directory: Path, key: str, pair: Pair) -> None:
     """
     document, body = directory / name_of(key, DOCUMENT), directory / name_of(key, BODY)
     # Or the body of one could meet the document of another who writes there.
-    with _locked(directory, fcntl.LOCK_EX):
+    with (
+        _locked(directory, fcntl.LOCK_EX),
+        being_written(document) as described,
+        being_written(body) as answered,  # which has its name first
+    ):
+        for file, content in ((described, pair.document), (answered, pair.body)):
+            file.write(content)
+            file.flush()  # what can't be written is to take nothing away
         document.unlink(missing_ok=True)  # from here on there is none, and not one with another's body
-        _write(body, pair.body)
-        _write(document, pair.document)
 
 
 @contextmanager
@@ -116,11 +121,6 @@ def _read(path: Path) -> bytes:
         raise CassetteError(f"{path}: it is missing, and a recording is two files; restore or remove both") from error
     except OSError as error:
         raise CassetteError(f"{path}: it can't be read ({error.strerror})") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with being_written(path) as file:
-        file.write(content)
 
 
 @contextmanager
