@@ -323,6 +323,19 @@ async def test_one_that_is_held_by_another_is_given_up(
     assert "held by a process that has stopped" in log.lines(STORE_FAILED)[0]["reason"]
 
 
+async def test_what_is_written_waits_no_more(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, cassette: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is copied, as long as it is not all at once."""
+    monkeypatch.setattr("proxy.cassette.copying.WAITING_LIMIT_BYTES", 8 * 1024)
+    upstream.will_send(plain(ANSWER))
+    proxy = await start_proxy(cache__record_to=str(cassette))
+
+    for number in range(20):
+        answer = await proxy.ask(numbered(number))
+        await until((cassette / f"{key_of(answer)}.json").exists)
+
+
 async def test_what_waits_to_be_written_is_bounded(
     start_proxy: StartProxy, upstream: ScriptedUpstream, cassette: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
