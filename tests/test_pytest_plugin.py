@@ -139,6 +139,25 @@ def test_second(reprise):
     assert len(project.cassette("test_two")) == {"none": 0, "once": 1, "new_episodes": 2, "all": 2}[mode]
 
 
+def test_what_this_run_has_recorded_is_no_old_cassette(project: Project, simulator: str) -> None:
+    """Where tests of one module want other options, and so another proxy, each is recorded in the first run."""
+    project.write(
+        test_paces="""
+@pytest.mark.reprise(pace="recorded")
+def test_first():
+    ask("one")
+
+@pytest.mark.reprise(pace="instant")
+def test_second():
+    ask("two")
+"""
+    )
+
+    project.run(upstream=simulator).assert_outcomes(passed=2)
+
+    assert len(project.cassette("test_paces")) == 2
+
+
 def test_strict_fails_on_recordings_that_no_test_asks_for(project: Project, simulator: str) -> None:
     """Not where only some of the tests have run."""
     both = 'def test_first(reprise):\n    ask("one")\n\ndef test_second(reprise):\n    ask("two")\n'
@@ -418,6 +437,20 @@ def test_other(reprise):
 
     assert result.ret == 0
     result.stdout.no_fnmatch_line("no test asked for these*")
+
+
+def test_a_cassette_that_modules_share_is_judged_after_a_run_of_everything(project: Project, simulator: str) -> None:
+    """What one of them does not ask for the other may need."""
+    for name in ("one", "two"):
+        test = f'@pytest.mark.reprise(cassette="both")\ndef test_it():\n    ask("{name}")\n'
+        project.write(**{f"test_{name}": test})
+    project.run("--reprise-record=new_episodes", upstream=simulator).assert_outcomes(passed=2)
+
+    one_file, everything = project.run("--reprise-strict", "test_one.py"), project.run("--reprise-strict")
+    project.write(test_two='@pytest.mark.reprise(cassette="both")\ndef test_it():\n    ask("one")\n')
+    unused = project.run("--reprise-strict")
+
+    assert (one_file.ret, everything.ret, unused.ret) == (0, 0, 1)
 
 
 def test_a_cassette_that_no_test_opens_any_more_is_named(project: Project, simulator: str) -> None:
