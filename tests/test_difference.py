@@ -108,6 +108,17 @@ def test_a_few_are_told_and_the_rest_is_counted() -> None:
     assert str(found).endswith("; and 95 more")
 
 
+def test_fewer_are_told_where_each_takes_long() -> None:
+    """They are to fit into a message together, and those that are left out are counted."""
+    recorded, asked = ({f"{name}{'e' * 90}": text * 90 for name in "abcde"} for text in "xy")
+
+    text = str(differing(recorded, asked))
+
+    assert text.count("differs at") == 2
+    assert len(text) <= 800
+    assert text.endswith("; and 3 more")
+
+
 @given(BODIES, BODIES)
 def test_there_is_no_difference_just_where_there_is_none(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Two requests with one canonical form are the same, all others are not; and from both sides as far apart."""

@@ -172,6 +172,16 @@ def test_what_would_grow_beyond_measure_has_no_key() -> None:
             canonical_body(body, (), apply)
 
 
+def test_what_several_rules_find_counts_together() -> None:
+    """Each may find what the one before has put there."""
+    one, other = ({"pointer": "/a", "pattern": pattern, "replace": "y"} for pattern in "xy")
+    apply = Normalizer(rules(one, other), time.thread_time).apply
+
+    canonical_body(b'{"a":"%b"}' % (b"x" * 50_000), (), apply)
+    with pytest.raises(Uncacheable, match="too much"):
+        canonical_body(b'{"a":"%b"}' % (b"x" * 50_001), (), apply)
+
+
 def test_a_text_that_no_model_would_read_is_not_searched() -> None:
     """In so long a one, nobody looks at the time often enough."""
     apply = Normalizer(rules({"pointer": "/a", "pattern": "b", "replace": "c"}), time.thread_time).apply
