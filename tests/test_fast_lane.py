@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 import orjson
 import pytest
@@ -158,6 +159,28 @@ async def test_a_connection_goes_on_as_it_likes(proxy: Proxy, upstream: Scripted
         response = await answer_to(connection, request)
         assert (response.get("x-cache-status"), b"".join(response.chunks)) == (word, body)
     assert upstream.requests_seen == 2
+
+
+async def test_a_client_that_takes_no_answer_gets_no_more_of_them(
+    proxy: Proxy, upstream: ScriptedUpstream, log: Log
+) -> None:
+    """The long way waits for it, and there is a bound to that; what it asks for does not pile up here."""
+    upstream.will_send(plain_answer(b'{"text":"%b"}' % (b"x" * 50_000)))
+    connection = await recorded(proxy, asking())
+    cast("asyncio.Transport", connection.writer.transport).pause_reading()
+    first = taken_the_long_way(proxy)
+
+    def answered() -> int:
+        return log.getvalue().count('"event":"request"')
+
+    for asked in range(1, 1000):
+        connection.send(asking())
+        await until(lambda asked=asked: answered() > asked or taken_the_long_way(proxy) > first)  # type: ignore[misc]
+        if taken_the_long_way(proxy) > first:
+            break
+
+    assert taken_the_long_way(proxy) == first + 1
+    await connection.close()
 
 
 async def test_a_request_in_pieces_takes_the_long_way(proxy: Proxy, upstream: ScriptedUpstream) -> None:

@@ -69,6 +69,7 @@ def test_a_pointer_is_written_as_it_was_read(pointer: Pointer) -> None:
     [
         ("/messages/*/name", b'{"messages":[{"content":"a"},{"content":"b"}],"metadata":{"run":1,"user":2}}'),
         ("/metadata/*", b'{"messages":[{"content":"a","name":"x"},{"content":"b"}],"metadata":{}}'),
+        ("/messages/0/*", b'{"messages":[{},{"content":"b"}],"metadata":{"run":1,"user":2}}'),
         ("/*/*/name", b'{"messages":[{"content":"a"},{"content":"b"}],"metadata":{"run":1,"user":2}}'),
     ],
 )
@@ -77,3 +78,9 @@ def test_a_list_of_what_to_ignore_may_say_all_of_a_level(pointer: str, expected:
     body = {"messages": [{"content": "a", "name": "x"}, {"content": "b"}], "metadata": {"run": 1, "user": 2}}
 
     assert canonical_body(orjson.dumps(body), config.read("cache.ignore", [pointer])).text == expected
+
+
+def test_an_index_has_no_zeros_before_it() -> None:
+    """RFC 6901 section 4; the name of a member may have some."""
+    assert list(places({"a": [1, 2]}, ("a", "01"))) == []
+    assert list(places({"a": {"01": 1}}, ("a", "01"))) == [({"01": 1}, "01")]
