@@ -193,6 +193,18 @@ def test_a_secret_behind_an_escape_is_hidden_and_leaves_it_one(kind: str, secret
     assert (again.findings, again.recording) == ([], scrubbed.recording)
 
 
+@pytest.mark.parametrize(("kind", "secret"), [each for each in SECRETS if each[0] in ("api_key", "jwt")])
+def test_a_secret_in_an_encoded_query_is_hidden(kind: str, secret: str) -> None:
+    """What stands before it there ends with a letter or a digit: `key%3Dsk-...`."""
+    body = orjson.dumps({"choices": [{"message": {"content": f"https://x.test/?next=%2Fa%3Fkey%3D{secret}%26b"}}]})
+
+    scrubbed = scrub(answering(body))
+
+    assert [finding.kind for finding in scrubbed.findings] == [kind]
+    assert secret[8:].encode() not in scrubbed.recording.body
+    assert scrub(scrubbed.recording).findings == []
+
+
 def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:
     """However it is spelled."""
     body = rb'{"a":"\u0061nn4\u0031@acme.com"}'

@@ -82,9 +82,11 @@ _KEYS = (
 )
 _TOKEN = r"[A-Za-z0-9._~+/-]"  # noqa: S105 - RFC 6750 section 2.1
 _BASE64 = r"[A-Za-z0-9_-]"
-# What an escape is spelled with is no part of a word: arguments of tools are JSON within a string.
+# What an escape is spelled with is no part of a word: arguments of tools are JSON within a string, queries of URLs have
+# their equals signs percent-encoded.
 _ESCAPE = r"(?:[bfnrt]|u[0-9A-Fa-f]{4})"
-_START = rf"(?:(?<![A-Za-z0-9])|(?<=\\{_ESCAPE}))"
+_PERCENT_ENCODED = r"[0-9A-Fa-f]{2}"
+_START = rf"(?:(?<![A-Za-z0-9])|(?<=\\{_ESCAPE})|(?<=%{_PERCENT_ENCODED}))"
 _LABEL = r"[A-Za-z0-9-]{1,63}"
 _NOBODYS = (
     rf"(?:{_LABEL}\.){{0,8}}(?:example\.(?:com|net|org)|example|test|invalid|localhost)(?![.-]?[A-Za-z0-9])"  # RFC 2606
@@ -107,7 +109,8 @@ _KNOWN = (
         # RFC 7519: {" twice. Whether there are two dots is looked for once for each run of letters, not at each eyJ in
         # it, of which there may be as many as it is long.
         regex.compile(
-            rf"(?<!{_BASE64})(?:(?<=\\){_ESCAPE})?(?={_BASE64}++\.eyJ{_BASE64}{{8,}}+\.)(?:{_BASE64}*?[_-])??"
+            rf"(?<!{_BASE64})(?:(?<=\\){_ESCAPE}|(?<=%){_PERCENT_ENCODED})?"
+            rf"(?={_BASE64}++\.eyJ{_BASE64}{{8,}}+\.)(?:{_BASE64}*?[_-])??"
             rf"(?P<{SECRET}>eyJ{_BASE64}{{8,}}+\.eyJ{_BASE64}++\.{_BASE64}*+)"
         ),
         ("eyJ",),

@@ -6,12 +6,12 @@ The rule: nothing but data goes to it and comes from it.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired  # once, since programs under test replace what is in there
 from threading import Timer
 from typing import IO, Any, cast
 
@@ -90,10 +90,10 @@ class _Process:
         """Raises `OSError`."""
         self._introduction = introduction
         # In a process group of its own no terminal interrupts it: it ends when its input does.
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and no word of a client's
+        self._process = Popen(  # noqa: S603 - this interpreter, and no word of a client's
             [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=PIPE,
+            stdout=PIPE,
             process_group=0,
         )
 
@@ -123,7 +123,7 @@ class _Process:
 
     def end(self) -> int | None:
         self.kill()
-        with suppress(BrokenPipeError, subprocess.TimeoutExpired):  # what it was to be sent nobody will read
+        with suppress(BrokenPipeError, TimeoutExpired):  # what it was to be sent nobody will read
             self._process.communicate(timeout=_GONE_S)
         return self._process.returncode
 
