@@ -17,6 +17,7 @@ import orjson
 
 from proxy.app import App
 from proxy.config import Settings, load
+from tests.settings import NO_FILE
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """An upstream that can't be reached: at the discard port nobody listens."""
@@ -414,4 +415,4 @@ def settings(upstream_url: str, directory: Path, **overrides: object) -> Setting
     """Settings for a test: `cache__ttl=5` stands for `cache.ttl`."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
     base = {"upstream.base_url": upstream_url, "server.port": 0, "cache.directory": str(directory)}
-    return load(None, {**base, **dotted}, {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ})
+    return load(NO_FILE, {**base, **dotted}, {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ})

@@ -377,5 +377,5 @@ def test_a_member_that_a_rule_has_twice_is_named_with_its_lines(write: WriteConf
 def test_a_replacement_that_is_accepted_can_be_put_in(replacement: str, pattern: str) -> None:
     """Whatever it is, what comes of it is text."""
     rule = {"pointer": "/*", "pattern": pattern, "replace": replacement}
-    if not config.problems({"cache.normalize": [rule]}):
+    if not config.problems({"cache.normalize": [rule]}, config=config.NO_FILE):
         assert form({"t": "aabbx"}, rule)["t"] == re.sub(pattern, replacement, "aabbx")
