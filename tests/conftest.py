@@ -1,6 +1,7 @@
 """Fixtures: an upstream, a proxy in front of it, and after each test the proof that nothing was left behind."""
 
 import asyncio
+import gc
 import io
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,6 +21,13 @@ from tests.harness import PATIENCE_S, Proxy, ScriptedUpstream, settings
 
 # As the program does: a thread of the store would wait long for a loop that has always something to do.
 sys.setswitchinterval(0.0005)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was there before the first test out of the collector's sight, or each round looks through it."""
+    gc.collect()
+    gc.freeze()
+
 
 Company = Callable[[Proxy], None]
 StartProxy = Callable[..., Awaitable[Proxy]]
