@@ -50,7 +50,7 @@ class FastLane:
         self._questions = questions
         self._store = flights.store
         self._flights = flights
-        self.answering = traffic.answering
+        self.count = traffic.count
         self._ledger = traffic.ledger
         self._known: dict[bytes, KnownHead] = {}
 

@@ -5,7 +5,7 @@ The rule: one request at a time. What comes while a plain one is served waits, a
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol, cast
 
 from aiohttp import web
@@ -34,8 +34,8 @@ class Lane(Protocol):
         """Whether it could be answered with that, and has been."""
         ...
 
-    def answering(self) -> AbstractContextManager[None]:
-        """Count the request that the calling task answers."""
+    def count(self, under_way: asyncio.Future[Any]) -> None:
+        """Count a request as one that is being answered, until that is done."""
         ...
 
     def learn(self, data: bytes, message: object) -> None:
@@ -50,7 +50,8 @@ class LaneConnection(ClientConnection):
         super().__init__(server, **settings)
         self._lane = lane
         self._handler = cast("Handler", server.request_handler)
-        self._serving: asyncio.Task[None] | None = None
+        self._serving: asyncio.Future[Any] | None = None
+        """Done when a plain request has its answer, or when it is known what is recorded for it."""
         self._is_ours = False
         """Whether the last request was a plain one."""
         self._held = b""
@@ -80,7 +81,10 @@ class LaneConnection(ClientConnection):
     def _take(self, lane: Lane, request: PlainRequest) -> None:
         found = lane.look_up(request)
         if isinstance(found, asyncio.Future):
-            self._serving = self._loop.create_task(self._serve_soon(lane, request, found))
+            # By a callback: a task would take longer to begin than the answer takes that is found.
+            found.add_done_callback(partial(self._looked_up, lane, request))
+            lane.count(found)
+            self._serving = found
         elif not self._is_answered(lane, request, found):
             self._serving = self._loop.create_task(self._serve(request))
 
@@ -91,12 +95,14 @@ class LaneConnection(ClientConnection):
         self._go_on()
         return True
 
-    async def _serve_soon(self, lane: Lane, request: PlainRequest, search: asyncio.Future[Recording | None]) -> None:
-        with lane.answering():  # to the end, or a drain would take it for the last one's
-            recording = await search
-            request.is_absent = recording is None
-            if not self._is_answered(lane, request, recording):
-                await self._serve(request)
+    def _looked_up(self, lane: Lane, request: PlainRequest, search: asyncio.Future[Recording | None]) -> None:
+        if search.cancelled():
+            return
+        recording = search.result()
+        request.is_absent = recording is None
+        if not self._is_answered(lane, request, recording):
+            self._serving = self._loop.create_task(self._serve(request))
+            lane.count(self._serving)  # from now on, or a drain would take the last one for all
 
     async def _serve(self, request: PlainRequest) -> None:
         own_task = self._serving

@@ -5,6 +5,7 @@ The rule: what has been let in is answered or broken off, and counted until then
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from proxy.allowance import Allowance
 from proxy.events import RequestLine
@@ -30,7 +31,7 @@ class Traffic:
         """Whether new requests are turned away."""
         self.cut_off = False
         """Whether those under way have been told to stop."""
-        self._answering: set[asyncio.Task[object]] = set()
+        self._answering: set[asyncio.Future[Any]] = set()
         self._idle = asyncio.Event()
 
     def adjust(self, max_body_bytes: int) -> None:
@@ -46,6 +47,12 @@ class Traffic:
         """Count the request that the calling task answers."""
         return Answering(self._answering, self._idle)
 
+    def count(self, under_way: asyncio.Future[Any]) -> None:
+        """Count a request until that is done, whose callbacks come first."""
+        self._answering.add(under_way)
+        self._idle.clear()
+        under_way.add_done_callback(self._discount)
+
     async def idle(self) -> None:
         """Wait until no request is being answered."""
         if self._answering:
@@ -54,9 +61,14 @@ class Traffic:
     async def stop(self) -> None:
         """Break off every request that is being answered."""
         self.cut_off = True
-        for task in self._answering:
-            task.cancel()
+        for answering in self._answering:
+            answering.cancel()
         await self.idle()
+
+    def _discount(self, under_way: asyncio.Future[Any]) -> None:
+        self._answering.discard(under_way)
+        if not self._answering:
+            self._idle.set()
 
 
 class Answering:
@@ -64,7 +76,7 @@ class Answering:
 
     __slots__ = ("_all", "_idle", "_task")
 
-    def __init__(self, everyone: set[asyncio.Task[object]], idle: asyncio.Event) -> None:
+    def __init__(self, everyone: set[asyncio.Future[Any]], idle: asyncio.Event) -> None:
         task = asyncio.current_task()
         assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
         self._task = task

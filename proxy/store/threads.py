@@ -1,14 +1,14 @@
 """The threads that a shelf is used from: everything there blocks, and the event loop never does.
 
-The rule: each thread has a connection of its own, and closes it itself.
+The rule: each thread has a connection of its own, and closes it itself; and a job wakes one thread, and no other.
 """
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, TypeVar, TypeVarTuple
 
 _WAIT_S = 5.0  # for the others to end what they read, which takes a second at most
@@ -18,7 +18,41 @@ _Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
 _Tell = Callable[[Any, Exception | None], None]
 _Job = tuple[Callable[..., Any], tuple[Any, ...], _Tell]
-_Inbox = SimpleQueue[_Job | None]
+
+
+class _Inbox:
+    """Jobs for some threads, which take them in their order.
+
+    Not `queue.SimpleQueue`: with each job it wakes a second thread that waits, which finds nothing, and takes the
+    interpreter from the first one for that.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[_Job | None] = deque()
+        self._asleep: list[threading.Lock] = []
+
+    def put(self, job: _Job | None) -> None:
+        self._jobs.append(job)
+        with suppress(IndexError):  # all are at work, and look here before they sleep
+            self._asleep.pop().release()  # the last one, whose memory is still at hand
+
+    def get(self) -> _Job | None:
+        """The next job, waited for."""
+        while True:
+            try:
+                return self._jobs.popleft()
+            except IndexError:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        wake = threading.Lock()
+        wake.acquire()
+        self._asleep.append(wake)
+        # What came just before that has woken nobody. Whoever is woken all the same looks again.
+        if self._jobs:
+            with suppress(IndexError):
+                self._asleep.pop().release()
+        wake.acquire()
 
 
 class Threads:
