@@ -172,6 +172,8 @@ def _on(core: int | None) -> Iterator[None]:
 def environment_with(settings: Mapping[str, str]) -> Mapping[str, str]:
     """These settings in our environment, without what else would change a subject's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPRISE_")}
+    # What is installed has been compiled; where this is set a checkout would be compiled at each start.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), **settings}
 
