@@ -108,6 +108,7 @@ class _Process:
             EOFError: it has ended, or had to, since it took too long.
         """
         watchdog = Timer(_LONGEST_S, self.kill)
+        watchdog.daemon = True  # a program that ends does not wait for it
         watchdog.start()
         try:
             send(cast("IO[bytes]", self._process.stdin), chain(self._introduction, inquiry.dump()))
