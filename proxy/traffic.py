@@ -45,13 +45,12 @@ class Traffic:
 
     def answering(self) -> "Answering":
         """Count the request that the calling task answers."""
-        return Answering(self._answering, self._idle)
+        return Answering(self._enter, self._leave)
 
     def count(self, under_way: asyncio.Future[Any]) -> None:
         """Count a request until that is done, whose callbacks come first."""
-        self._answering.add(under_way)
-        self._idle.clear()
-        under_way.add_done_callback(self._discount)
+        self._enter(under_way)
+        under_way.add_done_callback(self._leave)
 
     async def idle(self) -> None:
         """Wait until no request is being answered."""
@@ -65,7 +64,11 @@ class Traffic:
             answering.cancel()
         await self.idle()
 
-    def _discount(self, under_way: asyncio.Future[Any]) -> None:
+    def _enter(self, under_way: asyncio.Future[Any]) -> None:
+        self._answering.add(under_way)
+        self._idle.clear()
+
+    def _leave(self, under_way: asyncio.Future[Any]) -> None:
         self._answering.discard(under_way)
         if not self._answering:
             self._idle.set()
@@ -74,20 +77,19 @@ class Traffic:
 class Answering:
     """One request while it is answered."""
 
-    __slots__ = ("_all", "_idle", "_task")
+    __slots__ = ("_enter", "_leave", "_task")
 
-    def __init__(self, everyone: set[asyncio.Future[Any]], idle: asyncio.Event) -> None:
+    def __init__(
+        self, enter: Callable[[asyncio.Future[Any]], None], leave: Callable[[asyncio.Future[Any]], None]
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
         self._task = task
-        self._all = everyone
-        self._idle = idle
+        self._enter = enter
+        self._leave = leave
 
     def __enter__(self) -> None:
-        self._all.add(self._task)
-        self._idle.clear()
+        self._enter(self._task)
 
     def __exit__(self, *_: object) -> None:
-        self._all.discard(self._task)
-        if not self._all:
-            self._idle.set()
+        self._leave(self._task)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -37,16 +38,21 @@ FRAMES = 4
 PLAIN, STREAM, PACED = Question(7), Question(7, FRAMES), Question(7, FRAMES, 5000)
 
 
-def test_the_command_measures_every_subject_and_says_that_the_bytes_were_right(tmp_path: Path) -> None:
-    """One round of the plain misses, from the command line to the JSON."""
-    file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", "misses", "--json", str(file)]
-
+def ran(group: str, directory: Path) -> tuple[Any, str]:
+    """One quick round of a group, in which all bytes were right: what the command has told, as JSON and as a table."""
+    file = directory / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", group, "--json", str(file)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
-
     assert ended.returncode == 0, ended.stderr
     found = orjson.loads(file.read_bytes())
     assert found["bytes_right"] is True
+    return found, ended.stdout
+
+
+def test_the_command_measures_every_subject_and_says_that_the_bytes_were_right(tmp_path: Path) -> None:
+    """One round of the plain misses, from the command line to the JSON."""
+    found, shown = ran("misses", tmp_path)
+
     assert found["stopped_by"] is None
     scenarios = ("plain misses, 1 at once", "plain misses, 32 at once")
     expected = {(scenario, subject) for scenario in scenarios for subject in (DIRECT, BARE_TEE, REPRISE)}
@@ -57,19 +63,13 @@ def test_the_command_measures_every_subject_and_says_that_the_bytes_were_right(t
     assert DIRECT not in costs
     judged = [each for each in found["targets"] if each["measured"] is not None]
     assert "CPU a plain miss" in {each["target"] for each in judged}
-    assert all(scenario in ended.stdout for scenario in scenarios)
+    assert all(scenario in shown for scenario in scenarios)
 
 
 def test_hits_are_compared_with_and_without_a_miss_under_way(tmp_path: Path) -> None:
     """One round in a store of 1,000, in replay mode: each condition has its figures, and the promises are judged."""
-    file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", "nearest", "--json", str(file)]
+    found, _ = ran("nearest", tmp_path)
 
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
-
-    assert ended.returncode == 0, ended.stderr
-    found = orjson.loads(file.read_bytes())
-    assert found["bytes_right"] is True
     figures = {(row["scenario"], row["subject"], row["figure"]) for row in found["rows"]}
     for at_once in (1, 32):
         scenario = beside_name(QUICK, at_once)
