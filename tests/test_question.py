@@ -310,12 +310,17 @@ def test_what_is_kept_of_a_question_takes_no_more_than_its_length(prompt_bytes: 
     """Or the limit of the memory tier would be one of a tenth of what it holds."""
     body = orjson.dumps({"messages": [{"content": "x" * prompt_bytes, "role": "user"}], "model": "m"})
     SHARED.question("POST", CHAT, JSON, Controls(), body)  # what is loaded once counts for none
+    taken = []
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        kept = SHARED.question("POST", CHAT, JSON, Controls(), body).request
-        after, _ = tracemalloc.get_traced_memory()
+        for _ in range(5):  # other threads may take some meanwhile, but not each time
+            before, _ = tracemalloc.get_traced_memory()
+            kept = SHARED.question("POST", CHAT, JSON, Controls(), body).request
+            after, _ = tracemalloc.get_traced_memory()
+            taken.append(after - before)
+            held = len(kept.body)
+            del kept
     finally:
         tracemalloc.stop()
 
-    assert after - before < len(kept.body) + 2048
+    assert min(taken) < held + 2048
