@@ -18,7 +18,7 @@ _MOST_WAITING = 10_000  # texts, about 10 MB of log lines; at that point nobody 
 _LAST_WORDS_S = 1.0
 
 # Each time the thread wakes up it holds up the event loop, and nobody who reads a log sees so short a delay.
-_GATHERING_S = 0.01
+_GATHERING_S = 0.05
 
 
 class BackgroundStream:
