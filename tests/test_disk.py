@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from proxy.recording import Recording
 from proxy.store import rows
 from proxy.store.codec import Damaged, encode, summary
 from proxy.store.database import BytesDisk, ShelfTrouble
 from proxy.store.disk import Shelf
+from proxy.store.rows import Row
 from tests.recordings import key_of, recording
 from tests.shelves import (
     HOLD_THE_LOCK,
@@ -65,6 +67,29 @@ def test_some_are_found_by_their_keys_and_by_how_a_key_begins(shelf: Shelf) -> N
     assert sorted(shelf.keys_from("1")) == [each.key for each in recordings[16:32]]
     assert shelf.keys_from("1f1") == ["1f" * 32]
     assert shelf.keys_from("ff") == []
+
+
+def test_many_are_stored_at_once_in_their_order(directory: Path, shelf: Shelf) -> None:
+    """However many statements that takes; others hear of it if a single one took the place of another."""
+    first = [replace(recording("one"), key=f"{number:04x}" * 16) for number in range(300)]
+    more = [replace(each, key=each.key[::-1]) for each in first[1:16]]  # none of which reads the same backwards
+    again = replace(first[200], recorded_at=1e9)
+    with closing(Shelf.open(directory, 100 * MIB)) as other:
+        shelf.put_all([row(each) for each in first])
+        stored, before = list(shelf.keys()), other.removals()
+        shelf.put_all([row(each) for each in (*more, again, more[0])])
+
+        assert other.removals() != before
+
+    left = [each for each in first if each.key != again.key]
+    assert stored == [each.key for each in first]
+    assert list(shelf.keys()) == [each.key for each in (*left, *more[1:], again, more[0])]
+    assert [shelf.get(each.key) for each in (first[0], again)] == [encode(first[0]), encode(again)]
+    assert shelf.count == len(first) + len(more)
+
+
+def row(one: Recording) -> Row:
+    return one.key, encode(one), summary(one).to_json()
 
 
 def test_a_recording_takes_the_place_of_the_one_before_it(shelf: Shelf) -> None:
