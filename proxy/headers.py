@@ -3,14 +3,12 @@
 The rule: what is end-to-end travels unchanged, in its order and spelling; what is hop-by-hop never does.
 """
 
-from collections.abc import Callable
 from functools import partial
 from itertools import compress
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from proxy.by_names import by_names
 from proxy.recording import Headers
-
-_T = TypeVar("_T")
 
 CONTROL_PREFIX = b"x-reprise-"
 
@@ -66,45 +64,12 @@ _LIMITS_PREFIX = b"x-ratelimit-"
 _ALLOWED_IN_NAME = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
 
 
-# Names of fields that have been seen: some hundred kilobytes of them, since whoever sends them chooses them.
-_MOST_KNOWN = 128
-_LONGEST_KNOWN_BYTES = 2048
-
-
 class _Selection(NamedTuple):
     """What becomes of the fields of these names."""
 
     kept: tuple[bool, ...]
     connections: tuple[int, ...]
     """The places of those that may take others away."""
-
-
-def by_names(find: Callable[[tuple[bytes, ...]], _T]) -> Callable[[Headers], _T]:
-    """Have what follows from the names of header fields found out once: one sender's are the same again and again."""
-    known: dict[tuple[bytes, ...], _T] = {}
-
-    def found(headers: Headers) -> _T:
-        names = tuple([name for name, _ in headers])
-        result = known.get(names)
-        if result is None:
-            result = find(names)
-            if sum(map(len, names)) <= _LONGEST_KNOWN_BYTES:
-                if len(known) >= _MOST_KNOWN:
-                    known.clear()
-                known[names] = result
-        return result
-
-    return found
-
-
-def places_of(*wanted: bytes) -> Callable[[Headers], tuple[tuple[int, ...], ...]]:
-    """A function that says where the fields of each of these names stand; they are in lower case."""
-
-    def places(names: tuple[bytes, ...]) -> tuple[tuple[int, ...], ...]:
-        lowered = [name.lower() for name in names]
-        return tuple([tuple([place for place, name in enumerate(lowered) if name == one]) for one in wanted])
-
-    return by_names(places)
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -164,9 +129,9 @@ def all_recorded(headers: Headers) -> bool:
     return _are_recorded(headers)
 
 
-def is_sendable(headers: Headers) -> bool:
-    """Whether no value can be taken for the end of its line, and no name for another one."""
-    values = b"".join([value for _, value in headers])
+def is_sendable(headers: Headers, reason: bytes = b"") -> bool:
+    """Whether no value, nor the reason, can be taken for the end of its line, and no name for another one."""
+    values = b"".join([reason, *[value for _, value in headers]])
     if b"\r" in values or b"\n" in values or b"\0" in values:  # RFC 9110 section 5.5: lets headers be injected
         return False
     return _are_tokens(headers)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from proxy import headers
+from proxy.by_names import by_names
 from proxy.recording import Head, Headers
 
 _LIMIT = b"x-ratelimit-"
@@ -55,7 +55,7 @@ def told(head: Head) -> Told:
     )
 
 
-@headers.by_names
+@by_names
 def _places(names: tuple[bytes, ...]) -> _Places:
     lowered = [name.lower() for name in names]
     facts = (b"x-request-id", b"openai-organization", b"openai-processing-ms")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from proxy import headers
+from proxy.by_names import places_of
 from proxy.errors import BadRequest
 from proxy.recording import Head
 
@@ -16,7 +17,7 @@ Mode = Literal["cache", "record", "replay", "passthrough"]
 CacheWord = Literal["HIT", "MISS", "JOINED", "REFRESH", "STALE", "BYPASS"]
 
 _OK = 200
-_described = headers.places_of(b"content-type", b"content-encoding", b"content-length")
+_described = places_of(b"content-type", b"content-encoding", b"content-length")
 
 _LARGEST_SKEW_S = 60.0  # between clocks that are kept in time, and those of two proxies with one store
 

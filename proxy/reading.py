@@ -8,12 +8,13 @@ The rule: what two readers could read in two ways is no answer; and what is not 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from proxy import extent, framing, headers
+from proxy.by_names import places_of
 from proxy.recording import Head, Headers
 
 FIELD_BYTES = 64 * 1024  # a header line longer than this is no header; OpenAI's are under 8 KiB, cookies may not be
 _HEAD_BYTES = 512 * 1024  # with the interim responses before it, or trailers: then nobody waits for its end
 _MOST_FIELDS = 128  # in a head and its trailers
-_framing_places = headers.places_of(b"content-length", b"transfer-encoding")
+_framing_places = places_of(b"content-length", b"transfer-encoding")
 MOST_INTERIM_RESPONSES = 100  # nobody sends more than a few, and each of them may be as large as a head can be
 
 
@@ -149,7 +150,7 @@ class AnswerReader:
         lines = b"\n".join([value for _, value in fields]) + b"\n"
         if b" \n" in lines or b"\t\n" in lines:
             fields = tuple([(name, value.rstrip(b" \t")) for name, value in fields])
-        if found is None or not headers.is_sendable(((b"Reason", self._reason), *fields)):
+        if found is None or not headers.is_sendable(fields, self._reason):
             raise NotSendable
         self.framing = found
         self.head = Head(status, self._reason.decode("utf-8", "surrogateescape"), fields)

@@ -6,10 +6,9 @@ The rule: a request that may have arrived is never sent again (RFC 9110 section 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 from aiohttp import hdrs
@@ -17,6 +16,7 @@ from yarl import URL
 
 from proxy import faults, headers, retry
 from proxy.answer import DirectAnswer
+from proxy.by_names import places_of
 from proxy.config import UpstreamSettings
 from proxy.dialling import Dialler, trust
 from proxy.direct import Asked, DirectConnection, Patience
@@ -31,14 +31,13 @@ from proxy.wire import Body, PulledAnswer, RequestBytes, UpstreamConnection
 _MOST_BEGINNINGS = 256
 _LARGEST_BEGINNING_BYTES = 4096
 
-_lengths = headers.places_of(b"content-length")
+_lengths = places_of(b"content-length")
 
 Answer = DirectAnswer | PulledAnswer
 """A response whose head has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A request as it goes to the upstream."""
 
     method: str
@@ -211,8 +210,8 @@ def _answer(response: aiohttp.ClientResponse) -> PulledAnswer:
     head = Head(response.status, response.reason or "", response.raw_headers)
     codings = [value for name, value in head.headers if name.lower() == b"transfer-encoding"]
     found = framing(head.status, codings, head.get(b"content-length"), to_head=response.method == hdrs.METH_HEAD)
-    reason = (b"Reason", head.reason.encode("utf-8", "surrogateescape"))
-    if found is None or not headers.is_sendable((reason, *head.headers)):
+    reason = head.reason.encode("utf-8", "surrogateescape")
+    if found is None or not headers.is_sendable(head.headers, reason):
         response.close()
         if response._protocol is not None:  # noqa: SLF001 - a short answer has given its connection back already
             response._protocol.close()  # noqa: SLF001

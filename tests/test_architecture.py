@@ -30,7 +30,8 @@ FLOORS = {
     "words": ["__init__", "allowance", "errors", "pace", "pointers", "recording", "tally", "verdict"],
     # No await, no clock, no I/O.
     "pure": [
-        *("headers", "policy", "admission", "key", "question", "intake", "retry", "cors", "kept", "framing"),
+        *("by_names", "headers", "policy", "admission", "key", "question", "intake", "retry", "cors"),
+        *("kept", "framing"),
         *("canonical", "alike", "sse", "transcript", "recorder", "store.metadata", "store.summary", "store.codec"),
         *(
             "answer",

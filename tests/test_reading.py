@@ -87,9 +87,9 @@ def is_passed_on(message: RawResponseMessage) -> bool:
     lengths = [value for name, value in message.raw_headers if name.lower() == b"content-length"]
     if codings and not message.chunked:  # the parser has overlooked it
         return False
-    reason = (b"Reason", message.reason.encode("utf-8", "surrogateescape"))
+    reason = message.reason.encode("utf-8", "surrogateescape")
     how = framing(message.code, codings, lengths[0] if lengths else None)
-    return how is not None and headers.is_sendable((reason, *message.raw_headers))
+    return how is not None and headers.is_sendable(message.raw_headers, reason)
 
 
 _STATUSES = (b"200 OK", b"200", b"404 Not \xe9", b"204 No Content", b"304 Not Modified", b"099 X", b"1000 X", b"103 H")
