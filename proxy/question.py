@@ -60,8 +60,7 @@ class Gist(NamedTuple):
     choices_expected: int
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request whose answer can be recorded."""
 
     key: str

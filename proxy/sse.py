@@ -242,8 +242,11 @@ def _usage(item: Mapping[str, Any]) -> Usage | None:
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    counts = (usage.get(name) for name in names)
-    return next((count for count in counts if type(count) is int and count >= 0), None)
+    for name in names:  # not a generator, which takes longer than all of this
+        count = usage.get(name)
+        if type(count) is int and count >= 0:
+            return count
+    return None
 
 
 def _read_surrogates(text: str) -> Any:  # noqa: ANN401  # JSON is anything

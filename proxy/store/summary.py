@@ -45,7 +45,8 @@ class Summary:
     """The beginning of what was asked, to recognise it by; empty where nothing can be shown."""
 
     def to_json(self) -> bytes:
-        return orjson.dumps(self)
+        # A copy, since it is kept until it is written: what orjson gives lies in a buffer of several kilobytes.
+        return bytes(memoryview(orjson.dumps(self)))
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -122,7 +123,10 @@ def _asked(body: bytes) -> str:
         return ""
     said = asked.get("messages") or asked.get("input") or asked.get("prompt")
     turns = said if isinstance(said, list) else [said]
-    return next((text for turn in reversed(turns) if (text := _text_of(turn))), "")
+    for turn in reversed(turns):
+        if text := _text_of(turn):
+            return text
+    return ""
 
 
 def _found(body: bytes) -> str:
@@ -165,6 +169,8 @@ def _text_of(turn: object) -> str:
     if turn.get("role", "user") != "user":
         return ""
     content = turn.get("content", turn.get("text"))
+    if isinstance(content, str):
+        return content
     parts = content if isinstance(content, list) else [content]
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return next((text for text in texts if isinstance(text, str) and text), "")
