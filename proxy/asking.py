@@ -28,8 +28,8 @@ class Asking:
         self._sessions = sessions
         self._searching = asyncio.Semaphore(_SEARCHED_AT_A_TIME)
 
-    async def question(self, premise: Premise, body: bytes) -> Question:
-        """Read the body of a request.
+    async def question(self, premise: Premise, body: bytes, digest: bytes | None = None) -> Question:
+        """Read the body of a request, whose SHA-256 `digest` may be known.
 
         Raises:
             Uncacheable: it has no key, with the reason.
@@ -37,7 +37,7 @@ class Asking:
         if self._questions.take_long:
             return await self._searched(premise, body)
         if len(body) <= _KEYED_AT_ONCE_BYTES:
-            return self._questions.question(premise, body)
+            return self._questions.question(premise, body, digest)
         return await asyncio.to_thread(self._questions.question, premise, body)
 
     async def in_turn(

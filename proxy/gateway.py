@@ -146,14 +146,15 @@ class Gateway:
         if intake.premise is None:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
         try:
-            question = await self._asking.question(intake.premise, body)
+            plain = request if isinstance(request, PlainRequest) else None
+            question = await self._asking.question(intake.premise, body, plain.digest if plain else None)
             if intake.controls.session:
                 question, exchange.turn = await self._asking.in_turn(request, intake, question, body)
         except Uncacheable as uncacheable:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=uncacheable.reason)
         line = exchange.line
         line.key, line.model, line.stream = question.key, question.model, question.stream
-        is_absent = isinstance(request, PlainRequest) and request.is_absent
+        is_absent = plain is not None and plain.is_absent
         return Ask(outgoing, intake.controls, intake.plan, question, is_absent=is_absent)
 
     async def _relay(self, exchange: _Exchange, found: Found) -> bool:

@@ -67,7 +67,7 @@ class KnownHead(NamedTuple):
 class PlainRequest:
     """A request whose head asks nothing of the connection, and whose body came with it."""
 
-    __slots__ = ("body", "came_s", "gist", "is_absent", "known", "protocol")
+    __slots__ = ("body", "came_s", "digest", "gist", "is_absent", "known", "protocol")
 
     keep_alive = True
     body_exists = True
@@ -77,6 +77,8 @@ class PlainRequest:
         self.body = body
         self.protocol = protocol
         self.came_s = time.monotonic()
+        self.digest: bytes | None = None
+        """That of the body, SHA-256."""
         self.gist: Gist | None = None
         """What is known of its body, if that was read before."""
         self.is_absent = False

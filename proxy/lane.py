@@ -68,7 +68,8 @@ class FastLane:
         A body that was not read before is not read here.
         """
         premise, intake = request.known.premise, request.known.intake
-        gist = self._questions.gist(premise, sha256(request.body).digest())
+        request.digest = sha256(request.body).digest()
+        gist = self._questions.gist(premise, request.digest)
         if gist is None or not intake.plan.read:
             return None
         if (intake.controls.pace or self._pace).kind != "instant":

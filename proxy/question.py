@@ -147,13 +147,13 @@ class Questions:
         """Whether even a short body may, since there are rules to apply to it."""
         return self._normalize is not None
 
-    def question(self, premise: Premise, body: bytes) -> Question:
-        """Read the body of a request. May be called in a thread.
+    def question(self, premise: Premise, body: bytes, digest: bytes | None = None) -> Question:
+        """Read the body of a request, whose SHA-256 `digest` may be known. May be called in a thread.
 
         Raises:
             Uncacheable: it has no key, with the reason.
         """
-        digest = sha256(body).digest()
+        digest = digest or sha256(body).digest()
         # What takes long is not put off to the moment at which there is an answer to record.
         if not self.take_long and (gist := self.gist(premise, digest)):
             return Question(*gist, unworded=premise.unworded, body=body, ignore=self._ignore)

@@ -5,6 +5,7 @@ The rule: every text in it is one line that a terminal can show, whatever the re
 
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Self
 
 import orjson
@@ -13,6 +14,7 @@ from proxy.recording import Recording
 from proxy.store.metadata import Damaged, an_object
 
 _NAME_CHARACTERS = 250
+_MOST_NAMES = 256  # that are known as they are shown
 _PROMPT_CHARACTERS = 80
 _SHORT_BYTES = 64 * 1024  # parsed in a tenth of a millisecond
 _LONGEST_READ_BYTES = 4 * 1024 * 1024  # parsing more holds up everything else for longer than a stream should wait
@@ -77,9 +79,9 @@ def summary(recording: Recording) -> Summary:
     return Summary(
         key=recording.key,
         recorded_at=float(recording.recorded_at),
-        method=line(request.method),
-        path=line(request.path),
-        model=None if recording.model is None else line(recording.model),
+        method=_name(request.method),
+        path=_name(request.path),
+        model=None if recording.model is None else _name(recording.model),
         stream=recording.stream,
         status=recording.head.status,
         body_bytes=len(recording.body),
@@ -87,7 +89,7 @@ def summary(recording: Recording) -> Summary:
         duration_s=recording.timeline.duration_us / 1e6,
         input_tokens=usage and usage.input_tokens,
         output_tokens=usage and usage.output_tokens,
-        namespace=line(request.namespace),
+        namespace=_name(request.namespace),
         sample=request.sample,
         prompt=prompt_of(request.body),
     )
@@ -96,6 +98,11 @@ def summary(recording: Recording) -> Summary:
 def prompt_of(body: bytes) -> str:
     """What a summary shows of a request with this canonical body."""
     return line(_asked(body), _PROMPT_CHARACTERS)
+
+
+def _name(text: str) -> str:
+    """A short text that is the same in many recordings, as one line."""
+    return _short_name(text) if len(text) <= _NAME_CHARACTERS else line(text)
 
 
 def line(text: str, characters: int = _NAME_CHARACTERS) -> str:
@@ -107,6 +114,9 @@ def line(text: str, characters: int = _NAME_CHARACTERS) -> str:
     if not beginning.isprintable():
         beginning = "".join(c if c.isprintable() else " " for c in beginning)
     return " ".join(beginning.split())[:characters]
+
+
+_short_name = lru_cache(_MOST_NAMES)(line)
 
 
 def _asked(body: bytes) -> str:
