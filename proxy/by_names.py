@@ -4,7 +4,7 @@ The rule: it follows from the names alone, and whoever asks can't tell whether i
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from proxy.recording import Headers
 
@@ -19,12 +19,8 @@ _LONGEST_KNOWN_BYTES = 2048
 _MOST_RECENT = 64
 
 
-class _Names(NamedTuple):
-    """The names of a head, and what is known of them: by the function that found it out."""
-
-    names: tuple[bytes, ...]
-    known: dict[object, Any]
-
+_Names = tuple[tuple[bytes, ...], dict[object, Any]]
+"""The names of a head, and what is known of them: by the function that found it out."""
 
 _known: dict[tuple[bytes, ...], _Names] = {}
 _recent: dict[int, tuple[Headers, _Names]] = {}
@@ -58,7 +54,7 @@ def _looked_up(headers: Headers) -> _Names:
     names = tuple([name for name, _ in headers])
     found = _known.get(names)
     if found is None:
-        found = _Names(names, {})
+        found = (names, {})
         if sum(map(len, names)) <= _LONGEST_KNOWN_BYTES:
             if len(_known) >= _MOST_KNOWN:
                 _known.clear()
