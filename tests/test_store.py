@@ -685,6 +685,31 @@ async def test_closing_does_not_wait_for_more_to_come(
     assert [(known.key, hits) for known, _, hits in held.summaries()] == [(key_of("one"), 1)]
 
 
+async def test_what_is_as_much_as_is_written_at_once_does_not_wait_for_more(
+    held: HeldShelf, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large recordings would fill the room of those that wait, and the next ones would not be kept."""
+    monkeypatch.setattr(writing, "_GATHERING_S", PATIENCE_S)
+    monkeypatch.setattr(writing, "_MOST_BYTES_AT_ONCE", 20_000)
+    store = await open_store(0, held)
+    async with asyncio.timeout(PATIENCE_S / 2):
+        assert store.keep(sized("a", 19_000))
+        await asyncio.sleep(0)
+        assert held.puts == 0  # there may be more
+
+        assert store.keep(sized("b", 19_000))
+        await until(lambda: not store._waiting)
+
+        held.may_write.clear()
+        assert store.keep(sized("c", 20_000))
+        await until(lambda: held.puts == 3)
+        assert store.keep(sized("d", 20_000))  # while that is written
+        held.may_write.set()
+        await until(lambda: not store._waiting)
+
+    assert held.batches == [["a"], ["b"], ["c"], ["d"]]
+
+
 async def test_what_other_processes_share_is_written_at_once(held: HeldShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a hit for them too; what is kept while it is written goes together."""
     monkeypatch.setattr(writing, "_GATHERING_S", PATIENCE_S)

@@ -73,6 +73,8 @@ class Writing:
         self._loop = asyncio.get_running_loop()
         self._gathering_s = 0.0 if shared else _GATHERING_S
         self._gathering: asyncio.Handle | None = None
+        self._until_more_come: asyncio.Handle | None = None
+        """The same, while it is time that goes by."""
         self._fresh: deque[_Kept] = deque()
         self._kept: deque[_Kept] = deque()
         self._waiting_bytes = 0
@@ -95,6 +97,9 @@ class Writing:
         self._fresh.append(_Kept(recording, size_bytes, time.monotonic()))
         if not self._job and not self._gathering:
             self._gather()
+        elif self._until_more_come and self._is_enough:
+            self._until_more_come.cancel()
+            self._encode_soon()
 
     async def finish(self) -> None:
         """Write what waits, and wait for it; no more is put."""
@@ -111,14 +116,23 @@ class Writing:
         with self.opening.watched(), self.health.watched():
             await self._threads.write(self._upkeep.examine)
 
+    @property
+    def _is_enough(self) -> bool:
+        """Whether as much waits as is written at once: more would only take the room of what comes next."""
+        return self._waiting_bytes >= _MOST_BYTES_AT_ONCE
+
     def _gather(self) -> None:
-        if self._gathering_s and not self._is_ending:
-            self._gathering = self._loop.call_later(self._gathering_s, self._encode_some)
+        if self._gathering_s and not self._is_ending and not self._is_enough:
+            self._gathering = self._until_more_come = self._loop.call_later(self._gathering_s, self._encode_some)
         else:
             self._encode_some()
 
+    def _encode_soon(self) -> None:
+        self._gathering, self._until_more_come = self._loop.call_soon(self._encode_some), None
+
     def _encode_some(self) -> None:
         """Encode what is short, as many as others can wait for; the thread does the rest."""
+        self._gathering = self._until_more_come = None
         encoded_bytes = 0
         while self._fresh and encoded_bytes < _ENCODED_IN_A_ROW_BYTES:
             kept = self._fresh.popleft()
@@ -128,7 +142,8 @@ class Writing:
                 with suppress(Exception):  # it comes up again in the thread, which tells of it
                     kept = _Kept(recording, size_bytes, at_s, _row(recording, self._here))
             self._kept.append(kept)
-        self._gathering = self._loop.call_soon(self._encode_some) if self._fresh else None
+        if self._fresh:
+            self._encode_soon()
         self._write_if_enough()
 
     def _write_if_enough(self) -> None:
