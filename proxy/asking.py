@@ -35,10 +35,10 @@ class Asking:
             Uncacheable: it has no key, with the reason.
         """
         if self._questions.take_long:
-            return await self._searched(premise, body)
+            return await self._searched(premise, body, digest)
         if len(body) <= _KEYED_AT_ONCE_BYTES:
             return self._questions.question(premise, body, digest)
-        return await asyncio.to_thread(self._questions.question, premise, body)
+        return await asyncio.to_thread(self._questions.question, premise, body, digest)
 
     async def in_turn(
         self, request: Incoming, intake: Intake, question: Question, body: bytes
@@ -60,9 +60,10 @@ class Asking:
                 raise
         return question, turn
 
-    async def _searched(self, premise: Premise, body: bytes) -> Question:
+    async def _searched(self, premise: Premise, body: bytes, digest: bytes | None) -> Question:
         await self._searching.acquire()
-        reading = asyncio.get_running_loop().run_in_executor(None, self._questions.question, premise, body)
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(None, self._questions.question, premise, body, digest)
         # Not when the client leaves, since the thread goes on: of those that come and leave there may be any number.
         reading.add_done_callback(lambda _: self._searching.release())
         return await asyncio.shield(reading)

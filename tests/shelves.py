@@ -14,6 +14,7 @@ from typing import Any
 from proxy.recording import Recording
 from proxy.store.codec import encode, summary
 from proxy.store.disk import Shelf
+from proxy.store.rows import Row
 from tests.recordings import recording
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,12 @@ MIB = 1024 * 1024
 
 def put(shelf: Shelf, *recordings: Recording) -> None:
     for one in recordings:
-        shelf.put(one.key, encode(one), summary(one).to_json())
+        shelf.put(*row(one))
+
+
+def row(one: Recording) -> Row:
+    """What is stored of a recording."""
+    return one.key, encode(one), summary(one).to_json()
 
 
 def noise(size_bytes: int) -> bytes:

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxy.recording import Recording
 from proxy.store import rows
 from proxy.store.codec import Damaged, encode, summary
 from proxy.store.database import BytesDisk, ShelfTrouble
 from proxy.store.disk import Shelf
-from proxy.store.rows import Row
 from tests.recordings import key_of, recording
 from tests.shelves import (
     HOLD_THE_LOCK,
@@ -30,6 +28,7 @@ from tests.shelves import (
     plant_row,
     put,
     rest_of,
+    row,
     written,
 )
 
@@ -86,10 +85,6 @@ def test_many_are_stored_at_once_in_their_order(directory: Path, shelf: Shelf) -
     assert list(shelf.keys()) == [each.key for each in (*left, *more[1:], again, more[0])]
     assert [shelf.get(each.key) for each in (first[0], again)] == [encode(first[0]), encode(again)]
     assert shelf.count == len(first) + len(more)
-
-
-def row(one: Recording) -> Row:
-    return one.key, encode(one), summary(one).to_json()
 
 
 def test_a_recording_takes_the_place_of_the_one_before_it(shelf: Shelf) -> None:

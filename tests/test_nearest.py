@@ -23,6 +23,7 @@ from tests.conftest import Log, StartProxy
 from tests.exchanges import key_of, start_asking, store_of, until, word
 from tests.harness import ANSWER, CHAT, PROMPT, STREAMED, Proxy, Response, ScriptedUpstream, plain, stream
 from tests.recordings import recording
+from tests.shelves import put
 
 ONLY = {"Cache-Control": "only-if-cached"}
 NONE = "There is no recording to compare it with."
@@ -458,8 +459,7 @@ async def test_what_can_not_be_read_is_passed_over(start_proxy: StartProxy, log:
             (orjson.dumps(chat("Wednesday?")), "n"),
         ]
     ]
-    for each in (sound, odd, deep, damaged):
-        shelf.put(each.key, encode(each), summary(each).to_json())
+    put(shelf, sound, odd, deep, damaged)
     shelf.put(foreign.key, encode(foreign), replace(summary(foreign), namespace="n").to_json())
     shelf.put(damaged.key, encode(damaged)[:-1], summary(damaged).to_json())
     shelf.close()
