@@ -34,6 +34,7 @@ _GET_SHORT = f"""
 # number: SQLite takes a third of the time of a short row to understand it, and Python remembers those that come again.
 _ROWS_A_STATEMENT = 64
 _REMOVE = "DELETE FROM Cache WHERE raw = 1 AND key IN"
+# Where a key that is there already stopped it in the middle, SQLite would note in a file how to undo the half of it.
 _INSERT = "INSERT INTO Cache (key, value, tag, raw, store_time, access_time, mode) VALUES"
 _INSERTED = f"(?, ?, ?, 1, ?, ?, {MODE_RAW})"
 _ROWS = """
@@ -91,15 +92,17 @@ def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     for row in rows:
         latest.pop(row[0], None)
         latest[row[0]] = _of_bytes(row)
-    now_s, removed, all_rows = time.time(), 0, list(latest.values())
+    now_s, took_a_place, all_rows = time.time(), False, list(latest.values())
     for start in range(0, len(all_rows), _ROWS_A_STATEMENT):
         some = all_rows[start : start + _ROWS_A_STATEMENT]
-        # A row that is written over would keep its place in the order of storing.
-        keys = [key for key, _, _ in some]
-        removed += connection.execute(f"{_REMOVE} ({','.join('?' * len(some))})", keys).rowcount
-        values = chain.from_iterable([(*row, now_s, now_s) for row in some])
-        connection.execute(f"{_INSERT} {','.join([_INSERTED] * len(some))}", tuple(values))
-    return removed > 0
+        insert = f"{_INSERT} {','.join([_INSERTED] * len(some))} ON CONFLICT DO NOTHING"
+        values = tuple(chain.from_iterable([(*row, now_s, now_s) for row in some]))
+        if connection.execute(insert, values).rowcount < len(some):
+            # A row that is written over would keep its place in the order of storing.
+            connection.execute(f"{_REMOVE} ({','.join('?' * len(some))})", [key for key, _, _ in some])
+            connection.execute(insert, values)
+            took_a_place = True
+    return took_a_place
 
 
 def count_hits(connection: sqlite3.Connection, hits: Mapping[str, int]) -> None:
