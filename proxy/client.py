@@ -110,12 +110,12 @@ class Client:
         self._ended = True
         if self._unsent_bytes():
             await asyncio.sleep(0)  # uvloop sends at the end of a turn
-        transport = self._request.transport
-        if transport is not None and self._unsent_bytes():
-            # Little enough not to hold us back; but one that never took it would never let go of its connection.
-            transport.set_write_buffer_limits(high=0)
-            await self.drain()
-            transport.set_write_buffer_limits()
+            transport = self._request.transport
+            if transport is not None and self._unsent_bytes():
+                # Little enough not to hold us back; but one that never took it would never let go of its connection.
+                transport.set_write_buffer_limits(high=0)
+                await self.drain()
+                transport.set_write_buffer_limits()
         if self._keep_alive and isinstance(self._request.protocol, ClientConnection):
             self._request.protocol.note_answer()
 

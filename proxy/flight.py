@@ -7,7 +7,7 @@ is in the store.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy import events, policy
 from proxy.allowance import Allowance
@@ -87,13 +87,13 @@ class Flight:
         if not self._log.listeners and not self._log.ended:
             self._last_one_left()
 
-    async def head(self) -> Head:
+    def head(self) -> Coroutine[Any, Any, Head]:
         """The upstream's head.
 
         Raises:
             UpstreamFailed: there was none, see `Upstream.send`.
         """
-        return await self._opening.head()
+        return self._opening.head()
 
     # What its opening tells
 

@@ -48,7 +48,7 @@ _KEPT_FROM_UPSTREAM = frozenset((b"host", b"expect", b"cache-control"))
 # Ours on the way back. An upstream's own (it may be a Reprise too) would contradict them.
 _MADE_FOR_CLIENT = frozenset((b"x-cache-status", b"x-reprise-id"))
 _NOT_FOR_CLIENT = _HOP_BY_HOP | _MADE_FOR_CLIENT
-_NOTHING: frozenset[bytes] = frozenset()
+_USUAL_CONNECTIONS: tuple[list[bytes], ...] = ([], [b"keep-alive"])  # which take nothing else away
 
 _CORS_PREFIX = b"access-control-"
 
@@ -159,15 +159,15 @@ def _travelling(headers: Headers, dropped: frozenset[bytes], prefix: bytes | Non
 
 def _selected(headers: Headers, selection: _Selection) -> Headers:
     kept = compress(headers, selection.kept)
-    if selection.connections and (nominated := _nominated([headers[place][1] for place in selection.connections])):
-        return tuple([field for field in kept if field[0].lower() not in nominated])
-    return tuple(kept)
+    connections = [headers[place][1] for place in selection.connections]
+    if connections in _USUAL_CONNECTIONS:
+        return tuple(kept)
+    nominated = _nominated(connections)
+    return tuple([field for field in kept if field[0].lower() not in nominated])
 
 
 def _nominated(connections: list[bytes]) -> frozenset[bytes]:
     """What these values of `Connection` take away besides the hop-by-hop fields."""
-    if connections == [b"keep-alive"]:  # as nearly all say
-        return _NOTHING
     return frozenset([token.strip().lower() for value in connections for token in value.split(b",")]) - _NOT_NOMINATABLE
 
 

@@ -6,7 +6,7 @@ The rule: whoever serves a request asks for nothing but what stands here, and ca
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpVersion, RawRequestMessage
@@ -67,13 +67,34 @@ class KnownHead(NamedTuple):
 class PlainRequest:
     """A request whose head asks nothing of the connection, and whose body came with it."""
 
-    __slots__ = ("body", "came_s", "digest", "gist", "is_absent", "known", "protocol")
+    __slots__ = (
+        "body",
+        "came_s",
+        "content_length",
+        "digest",
+        "gist",
+        "headers",
+        "is_absent",
+        "known",
+        "method",
+        "protocol",
+        "raw_headers",
+        "raw_path",
+        "version",
+    )
 
     keep_alive = True
     body_exists = True
 
     def __init__(self, known: KnownHead, body: bytes, protocol: BaseProtocol) -> None:
         self.known = known
+        message = known.message
+        self.method = message.method
+        self.raw_path = message.path
+        self.version = message.version
+        self.headers: Mapping[str, str] = message.headers
+        self.raw_headers: Headers = message.raw_headers
+        self.content_length: int | None = known.body_bytes
         self.body = body
         self.protocol = protocol
         self.came_s = time.monotonic()
@@ -85,37 +106,13 @@ class PlainRequest:
         """Whether its answer was looked for already, and is not there."""
 
     @property
-    def method(self) -> str:
-        return self.known.message.method
-
-    @property
-    def raw_path(self) -> str:
-        return self.known.message.path
-
-    @property
-    def version(self) -> HttpVersion:
-        return self.known.message.version
-
-    @property
-    def raw_headers(self) -> Headers:
-        return self.known.message.raw_headers
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self.known.message.headers
-
-    @property
-    def content_length(self) -> int | None:
-        return len(self.body)
-
-    @property
     def transport(self) -> asyncio.Transport | None:
         return self.protocol.transport
 
     @property
     def content(self) -> StreamReader:
         # All of a body that is at its end: whoever reads one that is takes it at once.
-        return cast("StreamReader", self)
+        return self  # type: ignore[return-value]
 
     @property
     def writer(self) -> Writer:

@@ -62,11 +62,12 @@ class LaneConnection(ClientConnection):
             self._serving.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ours and not self.is_idle:
+        is_idle = self.is_idle
+        if self._is_ours and not is_idle:
             self._hold(data)
             return
         self._is_ours = False
-        lane = self._lane() if self.is_idle else None
+        lane = self._lane() if is_idle else None
         if lane is None:
             super().data_received(data)
         elif (request := lane.plain_request(data, self)) is None:

@@ -8,8 +8,8 @@ The rule: whoever is not told of the next frame by the log is on his way to it, 
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, Self
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, Self
 
 from proxy.allowance import Allowance
 from proxy.errors import ClientGone, UpstreamBroken
@@ -85,7 +85,8 @@ class LiveLog:
         return listener
 
     def leave(self, listener: Listener) -> None:
-        self._note_stall(listener, is_stalled=False)
+        if listener.is_stalled:
+            self._note_stall(listener, is_stalled=False)
         del self._listeners[listener]
         self._steer()
         if self.ended:
@@ -224,7 +225,7 @@ class Live(Protocol):
 
     def join(self) -> Listener: ...
     def leave(self, listener: Listener) -> None: ...
-    async def head(self) -> Head: ...
+    def head(self) -> Coroutine[Any, Any, Head]: ...
 
 
 class Hearing:
@@ -243,8 +244,8 @@ class Hearing:
     def __exit__(self, *_: object) -> None:
         self._live.leave(self._listener)
 
-    async def head(self) -> Head:
-        return await self._live.head()
+    def head(self) -> Coroutine[Any, Any, Head]:
+        return self._live.head()
 
-    async def play(self, outlet: Outlet) -> None:
-        await self._log.play(self._listener, outlet)
+    def play(self, outlet: Outlet) -> Coroutine[Any, Any, None]:
+        return self._log.play(self._listener, outlet)

@@ -4,8 +4,9 @@ The rule: between the last look at what is there and the launch of a new flight 
 """
 
 import time
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy import policy
 from proxy.admission import Controls
@@ -30,11 +31,11 @@ from proxy.upstream import Outgoing, Upstream
 class Response(Protocol):
     """One listener's side of a source."""
 
-    async def head(self) -> Head:
+    def head(self) -> Coroutine[Any, Any, Head]:
         """The head, as soon as it is there."""
         ...
 
-    async def play(self, outlet: Outlet) -> None:
+    def play(self, outlet: Outlet) -> Coroutine[Any, Any, None]:
         """Write every frame from the first one on, as soon as it is there."""
         ...
 

@@ -45,16 +45,17 @@ class Traffic:
 
     def answering(self) -> "Answering":
         """Count the request that the calling task answers."""
-        return Answering(self._enter, self._leave)
+        return Answering(self._answering, self._leave)
 
     def count(self, under_way: asyncio.Future[Any]) -> None:
         """Count a request until that is done, whose callbacks come first."""
-        self._enter(under_way)
+        self._answering.add(under_way)
         under_way.add_done_callback(self._leave)
 
     async def idle(self) -> None:
         """Wait until no request is being answered."""
         if self._answering:
+            self._idle.clear()
             await self._idle.wait()
 
     async def stop(self) -> None:
@@ -63,10 +64,6 @@ class Traffic:
         for answering in self._answering:
             answering.cancel()
         await self.idle()
-
-    def _enter(self, under_way: asyncio.Future[Any]) -> None:
-        self._answering.add(under_way)
-        self._idle.clear()
 
     def _leave(self, under_way: asyncio.Future[Any]) -> None:
         self._answering.discard(under_way)
@@ -77,19 +74,17 @@ class Traffic:
 class Answering:
     """One request while it is answered."""
 
-    __slots__ = ("_enter", "_leave", "_task")
+    __slots__ = ("_answering", "_leave", "_task")
 
-    def __init__(
-        self, enter: Callable[[asyncio.Future[Any]], None], leave: Callable[[asyncio.Future[Any]], None]
-    ) -> None:
+    def __init__(self, answering: set[asyncio.Future[Any]], leave: Callable[[asyncio.Future[Any]], None]) -> None:
         task = asyncio.current_task()
         assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
         self._task = task
-        self._enter = enter
+        self._answering = answering
         self._leave = leave
 
     def __enter__(self) -> None:
-        self._enter(self._task)
+        self._answering.add(self._task)
 
     def __exit__(self, *_: object) -> None:
         self._leave(self._task)

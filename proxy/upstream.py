@@ -49,12 +49,10 @@ class Outgoing(NamedTuple):
 
     @property
     def framing(self) -> Headers:
-        """What the headers do not say of the length of the body."""
-        if self.body is None or self.length is not None:
-            return ()
+        """What the headers do not say of the length of the body; of one that is here they say nothing."""
         if isinstance(self.body, bytes):
             return ((b"Content-Length", b"%d" % len(self.body)),)
-        return ((b"Transfer-Encoding", b"chunked"),)
+        return () if self.body is None or self.length is not None else ((b"Transfer-Encoding", b"chunked"),)
 
     @property
     def length(self) -> int | None:

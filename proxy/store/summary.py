@@ -76,12 +76,13 @@ def _checked(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a fi
 def summary(recording: Recording) -> Summary:
     """Sum up a recording."""
     request, usage = recording.request, recording.usage
+    method, path, namespace, model = _names(request.method, request.path, request.namespace, recording.model or "")
     return Summary(
         key=recording.key,
         recorded_at=float(recording.recorded_at),
-        method=_name(request.method),
-        path=_name(request.path),
-        model=None if recording.model is None else _name(recording.model),
+        method=method,
+        path=path,
+        model=None if recording.model is None else model,
         stream=recording.stream,
         status=recording.head.status,
         body_bytes=len(recording.body),
@@ -89,7 +90,7 @@ def summary(recording: Recording) -> Summary:
         duration_s=recording.timeline.duration_us / 1e6,
         input_tokens=usage and usage.input_tokens,
         output_tokens=usage and usage.output_tokens,
-        namespace=_name(request.namespace),
+        namespace=namespace,
         sample=request.sample,
         prompt=prompt_of(request.body),
     )
@@ -100,9 +101,9 @@ def prompt_of(body: bytes) -> str:
     return line(_asked(body), _PROMPT_CHARACTERS)
 
 
-def _name(text: str) -> str:
-    """A short text that is the same in many recordings, as one line."""
-    return _short_name(text) if len(text) <= _NAME_CHARACTERS else line(text)
+def _names(*texts: str) -> tuple[str, ...]:
+    """Texts that are the same in many recordings, each as one line."""
+    return _short_names(*texts) if sum(map(len, texts)) <= _NAME_CHARACTERS else tuple(map(line, texts))
 
 
 def line(text: str, characters: int = _NAME_CHARACTERS) -> str:
@@ -116,7 +117,9 @@ def line(text: str, characters: int = _NAME_CHARACTERS) -> str:
     return " ".join(beginning.split())[:characters]
 
 
-_short_name = lru_cache(_MOST_NAMES)(line)
+@lru_cache(_MOST_NAMES)
+def _short_names(*texts: str) -> tuple[str, ...]:
+    return tuple(map(line, texts))
 
 
 def _asked(body: bytes) -> str:

@@ -7,7 +7,6 @@ import asyncio
 import math
 import time
 from collections import deque
-from contextlib import suppress
 from typing import NamedTuple
 
 from proxy.recording import Recording
@@ -136,15 +135,19 @@ class Writing:
         encoded_bytes = 0
         while self._fresh and encoded_bytes < _ENCODED_IN_A_ROW_BYTES:
             kept = self._fresh.popleft()
-            recording, size_bytes, at_s, _ = kept
-            if size_bytes <= _ENCODED_HERE_BYTES:
-                encoded_bytes += size_bytes
-                with suppress(Exception):  # it comes up again in the thread, which tells of it
-                    kept = _Kept(recording, size_bytes, at_s, _row(recording, self._here))
+            if kept.size_bytes <= _ENCODED_HERE_BYTES:
+                encoded_bytes += kept.size_bytes
+                kept = self._encoded(kept)
             self._kept.append(kept)
         if self._fresh:
             self._encode_soon()
         self._write_if_enough()
+
+    def _encoded(self, kept: _Kept) -> _Kept:
+        try:
+            return _Kept(kept.recording, kept.size_bytes, kept.at_s, _row(kept.recording, self._here))
+        except Exception:  # noqa: BLE001 - it comes up again in the thread, which tells of it
+            return kept
 
     def _write_if_enough(self) -> None:
         """All that has been encoded, or so much of it as is written at once, where more and more comes."""
