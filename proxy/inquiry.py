@@ -5,7 +5,6 @@ The rule: an inquiry is data, so that another process can answer it.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple, Self
 
 from proxy.difference import Incomparable
@@ -80,7 +79,7 @@ def key_here(upstream: str, target: str) -> Callable[[RecordedRequest], str]:
     _, mark, query = target.partition("?")
 
     def key(request: RecordedRequest) -> str:
-        asked = replace(request, path=f"{request.path}{mark}{query}")
+        asked = request._replace(path=f"{request.path}{mark}{query}")
         return cache_key(asked, upstream=upstream, scope=SHARED_SCOPE)
 
     return key

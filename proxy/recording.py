@@ -3,10 +3,11 @@
 Values only: nothing here waits, reads a clock or touches a disk.
 """
 
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from array import array
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in their order and spelling, duplicates kept."""
@@ -39,8 +40,7 @@ class Usage(NamedTuple):
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
+class RecordedRequest(NamedTuple):
     """What was asked. No header but those of `cache.vary`, never a credential."""
 
     method: str
@@ -54,16 +54,15 @@ class RecordedRequest:
     sample: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(NamedTuple):
     """The length of each frame and when it arrived.
 
     Times are microseconds from the moment the request had been sent; `head_us` is when the response head arrived.
     """
 
     head_us: int
-    lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    arrived_us: "array[int]" = field(default_factory=lambda: array("Q"))
+    lengths: "array[int]"
+    arrived_us: "array[int]"
 
     def frames(self, body: bytes) -> Iterator[tuple[int, bytes]]:
         """Arrival time in microseconds and bytes of each frame of `body`."""
@@ -77,8 +76,7 @@ class Timeline:
         return self.arrived_us[-1] if self.arrived_us else self.head_us
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """A whole response that ended well, and the request that it answers."""
 
     key: str

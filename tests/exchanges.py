@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -112,9 +111,9 @@ async def recording_of(proxy: Proxy, response: Response) -> Recording:
 
 def keep_copy(proxy: Proxy, recording: Recording, *, namespace: str = "", age_s: float = 0.0) -> None:
     """Store a recording again, as one of that namespace and age."""
-    request = replace(recording.request, namespace=namespace)
+    request = recording.request._replace(namespace=namespace)
     key = cache_key(request, upstream=proxy.app._settings.upstream.name, scope=SHARED_SCOPE)
-    copy = replace(recording, key=key, request=request, recorded_at=time.time() - age_s)
+    copy = recording._replace(key=key, request=request, recorded_at=time.time() - age_s)
     assert store_of(proxy).keep(copy)
 
 

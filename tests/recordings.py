@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from itertools import accumulate
 
@@ -52,7 +51,7 @@ def sized(name: str, size_bytes: int) -> Recording:
     """A recording that takes exactly so many bytes in memory."""
     one = recording(name, [b"."])
     body = bytes(size_bytes - one.size_bytes + 1)
-    return replace(one, body=body, timeline=timeline([len(body)], [1]))
+    return one._replace(body=body, timeline=timeline([len(body)], [1]))
 
 
 # Bytes that are no UTF-8 reach a path as lone surrogates.

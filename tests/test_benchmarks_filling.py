@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,12 @@ from benchmarks.filling import UPSTREAM_NAME, fill, numbers, recordings
 from benchmarks.nearest import Misses
 from benchmarks.questions import Question
 from benchmarks.stage import BytesWrong
-from proxy.recording import Recording, Timeline
+from proxy.recording import Recording
 from proxy.store.codec import decode
 from proxy.store.disk import Shelf
 from tests.conftest import StartProxy
 from tests.harness import ScriptedUpstream
+from tests.recordings import timeline
 from tests.shelves import MIB
 
 
@@ -83,4 +83,4 @@ async def test_a_miss_counts_only_if_it_names_the_right_recording(
 
 
 def _without_times(recording: Recording) -> Recording:
-    return replace(recording, recorded_at=0.0, timeline=Timeline(0))
+    return recording._replace(recorded_at=0.0, timeline=timeline([], []))

@@ -9,7 +9,6 @@ import resource
 import tarfile
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -97,7 +96,7 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_a_recording_is_two_files_of_which_one_can_be_reviewed(tmp_path: Path) -> None:
     """The request is JSON within JSON, members are sorted, and eight frames are a line."""
     one = recording("three", prompt="Grüße")
-    one = replace(one, key=key_of("three"))
+    one = one._replace(key=key_of("three"))
 
     write_recording(tmp_path, one)
 
@@ -132,7 +131,7 @@ def test_every_request_comes_back_byte_for_byte(body: object) -> None:
         asked = orjson.dumps({"a": body}, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # an integer beyond 64 bits, which no request that is recorded holds
         asked = b'{"a": %d}' % 2**70
-    one = replace(ONE, request=replace(ONE.request, body=asked))
+    one = ONE._replace(request=ONE.request._replace(body=asked))
 
     assert recording_of(one.key, pair_of(one)) == one
 
@@ -151,7 +150,7 @@ def test_every_request_comes_back_byte_for_byte(body: object) -> None:
 )
 def test_a_body_that_json_would_change_is_kept_as_text(body: bytes, member: str) -> None:
     """Or as base64, where it is no text."""
-    one = replace(ONE, request=replace(ONE.request, body=body))
+    one = ONE._replace(request=ONE.request._replace(body=body))
 
     pair = pair_of(one)
 
@@ -161,7 +160,7 @@ def test_a_body_that_json_would_change_is_kept_as_text(body: bytes, member: str)
 
 def test_frames_that_came_before_the_one_before_them_are_kept() -> None:
     """A clock may have been wrong; the recording says what it said."""
-    one = replace(ONE, body=b"ab", timeline=timeline([1, 1], [5, 3]))
+    one = ONE._replace(body=b"ab", timeline=timeline([1, 1], [5, 3]))
 
     assert recording_of(one.key, pair_of(one)) == one
 
@@ -548,6 +547,6 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_request_is_a_request() -> None:
     """Nothing about a recording is taken for granted."""
-    one = replace(ONE, request=RecordedRequest("", "", b""), body=b"", timeline=timeline([], []))
+    one = ONE._replace(request=RecordedRequest("", "", b""), body=b"", timeline=timeline([], []))
 
     assert recording_of(one.key, pair_of(one)) == one

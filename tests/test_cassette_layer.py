@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -50,7 +49,7 @@ async def recorded(start_proxy: StartProxy, upstream: ScriptedUpstream, cassette
 
 
 def a_year_ago(one: Recording) -> Recording:
-    return replace(one, recorded_at=time.time() - 365 * DAY_S)
+    return one._replace(recorded_at=time.time() - 365 * DAY_S)
 
 
 # Played

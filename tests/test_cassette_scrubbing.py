@@ -4,7 +4,6 @@ import json
 import struct
 import time
 from array import array
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -59,7 +58,7 @@ def scrub(one: Recording, *more: str) -> Scrubbed:
 def asking(text: str) -> Recording:
     body = orjson.dumps({"messages": [{"content": text, "role": "user"}], "model": "m"}, option=orjson.OPT_SORT_KEYS)
     one = recording("asked")
-    return replace(one, request=replace(one.request, body=body))
+    return one._replace(request=one.request._replace(body=body))
 
 
 def answering(*frames: bytes) -> Recording:
@@ -111,7 +110,7 @@ def test_what_only_looks_like_a_secret_stays(text: str) -> None:
 
 def test_a_secret_in_the_name_of_a_member_is_not_in_the_report() -> None:
     """Nor anywhere else."""
-    one = replace(recording(), request=replace(recording().request, body=b'{"a":{"m@acme.com":{"b/c":"n@acme.com"}}}'))
+    one = recording()._replace(request=recording().request._replace(body=b'{"a":{"m@acme.com":{"b/c":"n@acme.com"}}}'))
 
     scrubbed = scrub(one)
 
@@ -126,9 +125,8 @@ def test_whatever_else_of_a_recording_is_shown_is_looked_at() -> None:
     """Names of sets, header fields, models."""
     secret = "sk-1234567890abcdefABCDEF"
     one = recording()
-    one = replace(
-        one,
-        request=replace(one.request, path=f"/v1/{secret}", namespace="ann@acme.com", vary=(("x-team", secret),)),
+    one = one._replace(
+        request=one.request._replace(path=f"/v1/{secret}", namespace="ann@acme.com", vary=(("x-team", secret),)),
         head=Head(200, secret, ((b"x-request-id", secret.encode()),)),
         model=f"ft:{secret}",
     )
@@ -148,7 +146,7 @@ def test_a_plain_answer_keeps_its_bytes_around_a_secret() -> None:
     """Its white space and its escapes, and its length."""
     secret = b"ann@acme.com"
     body = b'{ "choices": [ {"message" : {"content":"\\u00fc \\/ \\nann\\u0040acme.com, %b"}} ], "n":1e2 }' % secret
-    one = replace(answering(body), stream=False, check="json")
+    one = answering(body)._replace(stream=False, check="json")
 
     scrubbed = scrub(one)
 
@@ -163,7 +161,7 @@ def test_a_secret_in_json_within_a_string_is_hidden_and_leaves_it_json(kind: str
     """As arguments of tools are, a line of their own each."""
     arguments = orjson.dumps({"text": f"first\n{secret}\nlast"}).decode()
     body = orjson.dumps({"choices": [{"message": {"tool_calls": [{"function": {"arguments": arguments}}]}}]})
-    one = replace(answering(body), stream=False, check="json")
+    one = answering(body)._replace(stream=False, check="json")
 
     scrubbed = scrub(one)
 
@@ -209,7 +207,7 @@ def test_an_escaped_letter_is_hidden_in_as_many_bytes() -> None:
     """However it is spelled."""
     body = rb'{"a":"\u0061nn4\u0031@acme.com"}'
 
-    scrubbed = scrub(replace(answering(body), stream=False))
+    scrubbed = scrub(answering(body)._replace(stream=False))
 
     assert scrubbed.recording.body == rb'{"a":"\u0078xx0\u0030@xxxx.xxx"}'
 
@@ -383,7 +381,7 @@ def test_no_secret_is_left_between_any_texts(before: str, after: str, secret: st
     """Where it is a word of its own, in a request as in an answer; the rest is as it was."""
     text = f"{before} {secret} {after}"
     asked = asking(text)
-    one = replace(asked, body=asked.request.body, stream=False, timeline=replace(asked.timeline, lengths=array("I")))
+    one = asked._replace(body=asked.request.body, stream=False, timeline=asked.timeline._replace(lengths=array("I")))
 
     scrubbed = scrub(one).recording
 

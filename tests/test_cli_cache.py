@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,9 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 @pytest.fixture
 def sea(shelf: Shelf) -> Recording:
     """A song of ten days ago, replayed three times."""
-    one = replace(
-        recording("sea", prompt="Sing of the [bold]sea[/bold] \\u001b[31m", recorded_at=time.time() - 10 * DAY_S),
+    one = recording(
+        "sea", prompt="Sing of the [bold]sea[/bold] \\u001b[31m", recorded_at=time.time() - 10 * DAY_S
+    )._replace(
         model="gpt-4o",
         usage=Usage(100, 20),
     )
@@ -66,8 +66,7 @@ def hello(shelf: Shelf) -> Recording:
 @pytest.fixture
 def vector(shelf: Shelf) -> Recording:
     """A plain answer of just now."""
-    one = replace(
-        recording("vector", [VECTOR], recorded_at=time.time()),
+    one = recording("vector", [VECTOR], recorded_at=time.time())._replace(
         request=RecordedRequest("POST", "/v1/embeddings", b'{"input":"A \\"word\\"","model":"embed"}'),
         stream=False,
         check="json",
@@ -111,7 +110,7 @@ def damage(shelf: Shelf, one: Recording) -> None:
 
 def alike(shelf: Shelf) -> tuple[Recording, Recording]:
     """Two recordings whose keys begin alike."""
-    one, other = (replace(recording(), key="abcd" + digit * 60) for digit in "12")
+    one, other = (recording()._replace(key="abcd" + digit * 60) for digit in "12")
     put(shelf, one, other)
     return one, other
 
@@ -150,7 +149,7 @@ def test_ls_away_from_a_terminal_has_no_colours_and_cuts_nothing_off(
     tmp_path: Path, shelf: Shelf, sea: Recording
 ) -> None:
     """However long a line becomes; what looks like markup or a control sequence is text."""
-    put(shelf, replace(recording("long"), model="m" * 200))
+    put(shelf, recording("long")._replace(model="m" * 200))
 
     ended = cache("ls", at=tmp_path)
 
@@ -356,7 +355,7 @@ def test_show_shows_requests_of_every_kind(tmp_path: Path, shelf: Shelf) -> None
         ]
     }
     one = recording("kinds")
-    put(shelf, replace(one, request=replace(one.request, path="/v1/\udcff", body=orjson.dumps(body)), model=None))
+    put(shelf, one._replace(request=one.request._replace(path="/v1/\udcff", body=orjson.dumps(body)), model=None))
 
     out = cache("show", one.key, at=tmp_path).out
 
@@ -367,7 +366,7 @@ def test_show_shows_requests_of_every_kind(tmp_path: Path, shelf: Shelf) -> None
 def test_show_takes_whatever_is_there(tmp_path: Path, shelf: Shelf) -> None:
     """A recording of another origin, and of a clock that was far off."""
     one = recording("odd", [], recorded_at=2.0**39)
-    put(shelf, replace(one, request=replace(one.request, body=b"\xff"), usage=None, model=None))
+    put(shelf, one._replace(request=one.request._replace(body=b"\xff"), usage=None, model=None))
 
     shown, told = cache("show", one.key, at=tmp_path), cache("show", one.key, "--json", at=tmp_path)
 
@@ -470,7 +469,7 @@ async def test_what_is_removed_beside_a_running_proxy_is_asked_for_anew(
 
 def test_stats_sum_up_what_was_saved(tmp_path: Path, three: Three, shelf: Shelf) -> None:
     """Each hit saves the tokens and the time that the recorded answer took."""
-    put(shelf, replace(recording("again"), model="gpt-4o", usage=None))
+    put(shelf, recording("again")._replace(model="gpt-4o", usage=None))
     shelf.count_hits({three[0].key: 2})
 
     told = orjson.loads(cache("stats", "--json", at=tmp_path).out)

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 @pytest.fixture
 def three(shelf: Shelf) -> list[Recording]:
     """In the order of their keys."""
-    hello = replace(recording("hello", prompt="Greet a friend"), model="gpt-4o")
+    hello = recording("hello", prompt="Greet a friend")._replace(model="gpt-4o")
     several = [recording("sea", prompt="Sing of the sea"), hello, recording("old", recorded_at=1.5)]
     put(shelf, *several)
     return sorted(several, key=lambda one: one.key)

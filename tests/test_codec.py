@@ -6,7 +6,6 @@ import sys
 from base64 import b85decode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
@@ -29,7 +28,7 @@ else:
 
 COMPRESSED = recording("one", [b"data: {}\n\n"] * 20)
 PLAIN = recording("two", [bytes(range(7))])
-STRANGE = replace(PLAIN, request=replace(PLAIN.request, path="/v1/\udcff", namespace="\xe9"))
+STRANGE = PLAIN._replace(request=PLAIN.request._replace(path="/v1/\udcff", namespace="\xe9"))
 
 FORMERLY_WRITTEN = (
     (
@@ -163,7 +162,7 @@ def test_threads_that_encode_at_once_do_not_mix_their_entries() -> None:
 def test_frames_that_are_far_apart_keep_their_times() -> None:
     """A timeline is good for gaps that no 32 bits hold, and for none at all."""
     frames = [b"a", b"b", b"c"]
-    slow = replace(recording(frames=frames), timeline=timeline(map(len, frames), (0, 2**33, 2**63)))
+    slow = recording(frames=frames)._replace(timeline=timeline(map(len, frames), (0, 2**33, 2**63)))
 
     assert decode(encode(slow), slow.key).timeline == slow.timeline
 
@@ -171,7 +170,7 @@ def test_frames_that_are_far_apart_keep_their_times() -> None:
 def test_compression_is_used_where_it_pays() -> None:
     """An event stream shrinks to a fraction; what does not shrink is kept as it is, without a byte to spare."""
     stream = recording(frames=[b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'] * 500)
-    noise = replace(PLAIN, body=(body := bytes.fromhex(key_of("noise"))), timeline=timeline([len(body)], [1]))
+    noise = PLAIN._replace(body=(body := bytes.fromhex(key_of("noise"))), timeline=timeline([len(body)], [1]))
 
     assert len(encode(stream)) * 10 < len(stream.body)
     assert encode(noise)[codec._HEADER_BYTES + len(metadata.dump(noise)) :] == payload_of(noise)
@@ -218,7 +217,7 @@ def test_the_entry_of_another_key_is_damaged() -> None:
     with pytest.raises(Damaged, match="another key"):
         decode(encode(PLAIN), key_of("elsewhere"))
     with pytest.raises(Damaged, match="another key"):
-        decode(encode(replace(PLAIN, key="../../etc")), "../../etc")
+        decode(encode(PLAIN._replace(key="../../etc")), "../../etc")
 
 
 def test_an_entry_of_another_version_is_told_apart() -> None:
@@ -335,7 +334,7 @@ def test_any_forged_fact_is_taken_or_damaged(name: str, value: object) -> None:
         pytest.param(
             lambda: forge(PLAIN, stored=payload_of(PLAIN)[:-8] + bytes([0] * 7 + [0x80])), id="a frame before the start"
         ),
-        pytest.param(lambda: encode(replace(PLAIN, timeline=timeline([7, 0], [1, 2]))), id="an empty frame"),
+        pytest.param(lambda: encode(PLAIN._replace(timeline=timeline([7, 0], [1, 2]))), id="an empty frame"),
     ],
 )
 def test_forged_lengths_and_payloads_are_damaged(forged: Callable[[], bytes]) -> None:
@@ -433,7 +432,7 @@ def test_a_prompt_is_recognised(body: bytes, prompt: str) -> None:
     """The last words of the user stand for the request, on one line, on every route."""
     one = recording()
 
-    assert summary(replace(one, request=replace(one.request, body=body))).prompt == prompt
+    assert summary(one._replace(request=one.request._replace(body=body))).prompt == prompt
 
 
 _said = st.text(
@@ -465,7 +464,7 @@ def test_the_prompt_of_a_long_request_is_that_of_a_short_one(messages: list[dict
 
 
 def asked(body: bytes) -> Recording:
-    return replace(PLAIN, request=replace(PLAIN.request, body=body))
+    return PLAIN._replace(request=PLAIN.request._replace(body=body))
 
 
 @given(recordings())
@@ -515,6 +514,6 @@ def test_a_request_is_read_from_no_damaged_entry(one: Recording) -> None:
 
 def test_a_status_line_keeps_its_spelling() -> None:
     """A reason phrase may be empty, and may hold bytes that are no ASCII."""
-    one = replace(PLAIN, head=Head(200, "", ()))
+    one = PLAIN._replace(head=Head(200, "", ()))
 
     assert decode(encode(one), one.key).head == one.head

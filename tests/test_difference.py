@@ -1,6 +1,5 @@
 """Where two requests differ: every place is found, and what is told of it is short, whatever the requests are."""
 
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -82,7 +81,7 @@ def test_it_shows_what_could_be_overlooked(recorded: bytes, asked: bytes, expect
 def test_what_is_no_part_of_the_body_may_differ_too() -> None:
     """The sample, the path, and the headers that are part of the key."""
     recorded = request({}, sample=0, vary=(("openai-beta", "a"),))
-    asked = replace(request({}, sample=2, vary=(("x-team", "blue"),)), path="/v1/responses")
+    asked = request({}, sample=2, vary=(("x-team", "blue"),))._replace(path="/v1/responses")
 
     assert str(differences(comparable(recorded), comparable(asked))) == (
         "`path` differs at character 5: recorded `/v1/chat/completions`, asked `/v1/responses`; "

@@ -58,7 +58,7 @@ def test_what_was_put_is_there_for_whoever_opens_the_directory(directory: Path, 
 
 def test_some_are_found_by_their_keys_and_by_how_a_key_begins(shelf: Shelf) -> None:
     """Without a look at the others; what is not there is passed over."""
-    recordings = [replace(recording(str(number)), key=f"{number:02x}" * 32) for number in range(50)]
+    recordings = [recording(str(number))._replace(key=f"{number:02x}" * 32) for number in range(50)]
     put(shelf, *recordings)
 
     some = {known.key: (stored, hits) for known, stored, hits in shelf.summaries_of(["00" * 32, "31" * 32, "ff" * 32])}
@@ -70,9 +70,9 @@ def test_some_are_found_by_their_keys_and_by_how_a_key_begins(shelf: Shelf) -> N
 
 def test_many_are_stored_at_once_in_their_order(directory: Path, shelf: Shelf) -> None:
     """However many statements that takes; others hear of it if a single one took the place of another."""
-    first = [replace(recording("one"), key=f"{number:04x}" * 16) for number in range(300)]
-    more = [replace(each, key=each.key[::-1]) for each in first[1:16]]  # none of which reads the same backwards
-    again = replace(first[200], recorded_at=1e9)
+    first = [recording("one")._replace(key=f"{number:04x}" * 16) for number in range(300)]
+    more = [each._replace(key=each.key[::-1]) for each in first[1:16]]  # none of which reads the same backwards
+    again = first[200]._replace(recorded_at=1e9)
     with closing(Shelf.open(directory, 100 * MIB)) as other:
         shelf.put_all([row(each) for each in first])
         stored, before = list(shelf.keys()), other.removals()

@@ -1,7 +1,6 @@
 """`reprise explain`: the key of a request, what went into it, and whether it is recorded."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,7 @@ def test_it_says_so_to_a_person_too(tmp_path: Path) -> None:
 def recorded(tmp_path: Path) -> Recording:
     """The request that the tests ask about, recorded long ago."""
     key = facts(at=tmp_path)["key"]
-    one = replace(recording(recorded_at=1_000_000_000.0), key=key)
+    one = recording(recorded_at=1_000_000_000.0)._replace(key=key)
     shelf = Shelf.open(tmp_path / ".reprise", MIB)
     put(shelf, one)
     shelf.close()
@@ -195,9 +194,9 @@ def near(*changes: tuple[bytes, bytes], name: str = "one", at: Path) -> str:
         body = body.replace(before, after)
     explained = facts(at=at, body=body)
     one = recording(name)
-    request = replace(one.request, body=explained["canonical"].encode(), vary=(), namespace="", sample=0)
+    request = one.request._replace(body=explained["canonical"].encode(), vary=(), namespace="", sample=0)
     shelf = Shelf.open(at / ".reprise", MIB)
-    put(shelf, replace(one, key=explained["key"], request=request))
+    put(shelf, one._replace(key=explained["key"], request=request))
     shelf.close()
     return str(explained["key"])
 
@@ -309,7 +308,7 @@ def test_it_looks_into_the_cassette_as_well(tmp_path: Path) -> None:
     """As a proxy with these settings would; there need be no store."""
     asked = facts(at=tmp_path)
     request = RecordedRequest("POST", "/v1/chat/completions", asked["canonical"].encode())
-    one = replace(recording(recorded_at=time.time() - 7200), key=asked["key"], request=request)
+    one = recording(recorded_at=time.time() - 7200)._replace(key=asked["key"], request=request)
     write_cassette(tmp_path / "chat", [one])
 
     found = explain(at=tmp_path, cache__cassette="chat")
@@ -329,7 +328,7 @@ def test_it_looks_into_the_cassette_as_well(tmp_path: Path) -> None:
 def test_what_the_cassette_has_as_well_is_not_stale(tmp_path: Path) -> None:
     """As it is to the proxy."""
     key = near(at=tmp_path)
-    write_cassette(tmp_path / "chat", [replace(recording(), key=key)])
+    write_cassette(tmp_path / "chat", [recording()._replace(key=key)])
 
     assert "stale: older than cache.ttl" in explain(at=tmp_path, cache__ttl="1s").out
     assert "stale" not in explain(at=tmp_path, cache__ttl="1s", cache__cassette="chat").out

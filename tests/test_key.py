@@ -1,6 +1,6 @@
 """What shares a cache key, what does not, and what gets none."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any, get_args
 
@@ -411,20 +411,20 @@ def test_the_key_of_a_request_never_changes() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(REQUEST, method="GET"),
-        replace(REQUEST, path="/v1/completions"),
-        replace(REQUEST, path="/v1/chat/completions?"),
-        replace(REQUEST, path="/v1/chat/completions?a=1"),
-        replace(REQUEST, path="/v1/chat%2Fcompletions"),
-        replace(REQUEST, body=b'{"model":"n"}'),
-        replace(REQUEST, namespace="n"),
-        replace(REQUEST, sample=1),
-        replace(REQUEST, vary=(("openai-beta", ""),)),
-        replace(REQUEST, vary=(("openai-beta", "a"), ("openai-beta", "b"))),
-        replace(REQUEST, vary=(("openai-beta", "b"), ("openai-beta", "a"))),
-        replace(REQUEST, vary=(("openai-beta", "a, b"),)),
-        replace(REQUEST, vary=(("openai-beta", "a"), ("x-b", "b"))),
-        replace(REQUEST, vary=(("openai-beta", "ax-b"), ("", "b"))),
+        REQUEST._replace(method="GET"),
+        REQUEST._replace(path="/v1/completions"),
+        REQUEST._replace(path="/v1/chat/completions?"),
+        REQUEST._replace(path="/v1/chat/completions?a=1"),
+        REQUEST._replace(path="/v1/chat%2Fcompletions"),
+        REQUEST._replace(body=b'{"model":"n"}'),
+        REQUEST._replace(namespace="n"),
+        REQUEST._replace(sample=1),
+        REQUEST._replace(vary=(("openai-beta", ""),)),
+        REQUEST._replace(vary=(("openai-beta", "a"), ("openai-beta", "b"))),
+        REQUEST._replace(vary=(("openai-beta", "b"), ("openai-beta", "a"))),
+        REQUEST._replace(vary=(("openai-beta", "a, b"),)),
+        REQUEST._replace(vary=(("openai-beta", "a"), ("x-b", "b"))),
+        REQUEST._replace(vary=(("openai-beta", "ax-b"), ("", "b"))),
     ],
 )
 def test_every_part_of_a_request_is_part_of_the_key(other: RecordedRequest) -> None:

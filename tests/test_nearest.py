@@ -441,7 +441,7 @@ async def test_trouble_with_the_disk_costs_the_name_and_not_the_answer(
 def planted(proxy: Proxy, one: Recording) -> Recording:
     """A recording with the key that it would have here."""
     upstream = proxy.app._settings.upstream.name
-    return replace(one, key=cache_key(one.request, upstream=upstream, scope=SHARED_SCOPE))
+    return one._replace(key=cache_key(one.request, upstream=upstream, scope=SHARED_SCOPE))
 
 
 async def test_what_can_not_be_read_is_passed_over(start_proxy: StartProxy, log: Log) -> None:
@@ -450,7 +450,7 @@ async def test_what_can_not_be_read_is_passed_over(start_proxy: StartProxy, log:
     shelf = store_of(proxy)._shelf
     base = recording()
     sound, odd, deep, foreign, damaged = [
-        planted(proxy, replace(base, request=replace(base.request, body=body, namespace=namespace)))
+        planted(proxy, base._replace(request=base.request._replace(body=body, namespace=namespace)))
         for body, namespace in [
             (b'{"messages":[{"content":"Tuesday","role":"user"}],"model":"gpt-4o-mini"}', "n"),
             (b"not JSON", "n"),

@@ -3,7 +3,6 @@
 import asyncio
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -30,7 +29,7 @@ async def recorded(proxy: Proxy, upstream: ScriptedUpstream) -> Recording:
 def retimed(proxy: Proxy, recording: Recording, arrived_us: Sequence[int], head_us: int = 0) -> None:
     """Let the recording say that its frames arrived at other times."""
     timeline = Timeline(head_us, recording.timeline.lengths, array("Q", arrived_us))
-    assert store_of(proxy).keep(replace(recording, timeline=timeline))
+    assert store_of(proxy).keep(recording._replace(timeline=timeline))
 
 
 async def is_waiting(response: Response, proxy: Proxy) -> bool:
@@ -58,7 +57,7 @@ async def test_an_empty_frame_does_not_end_a_replay(pace: str, proxy: Proxy, ups
     recording = await recorded(proxy, upstream)
     lengths, arrived_us = recording.timeline.lengths, recording.timeline.arrived_us
     timeline = Timeline(0, array("I", [lengths[0], 0, *lengths[1:]]), array("Q", [0, *arrived_us]))
-    assert store_of(proxy).keep(replace(recording, timeline=timeline))
+    assert store_of(proxy).keep(recording._replace(timeline=timeline))
 
     assert await (await asked(proxy, pace)).body() == STREAM
 
@@ -164,7 +163,7 @@ async def test_a_plain_answer_has_a_pace_too(proxy: Proxy, upstream: ScriptedUps
     upstream.will_send(plain(ANSWER))
     recording = await recording_of(proxy, await proxy.ask())
     lengths = array("I", [10, len(ANSWER) - 10])
-    late = replace(recording, timeline=Timeline(0, lengths, array("Q", [0, HOUR_US])))
+    late = recording._replace(timeline=Timeline(0, lengths, array("Q", [0, HOUR_US])))
     assert store_of(proxy).keep(late)
 
     response = await proxy.ask(PROMPT, headers={"X-Reprise-Pace": "recorded"})

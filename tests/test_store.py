@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -646,7 +645,7 @@ async def test_one_that_can_not_be_written_takes_no_other_with_it(
 
     for name in "abc":
         assert store.keep(recording(name))
-    assert store.keep(replace(recording("strange"), recorded_at="never"))  # type: ignore[arg-type]  # fails to encode
+    assert store.keep(recording("strange")._replace(recorded_at="never"))  # type: ignore[arg-type]  # fails to encode
     await until(lambda: not store._waiting)
 
     assert list(held.keys()) == [key_of("a"), key_of("c")]

@@ -12,7 +12,6 @@ asked, so that this is still answered; it can't be made again from what is left 
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from operator import gt
 from typing import NamedTuple
 
@@ -78,10 +77,8 @@ class Scrubber:
         self._patience = Patience(self._work_s)
         found: _Found = Counter()
         request, head = recording.request, recording.head
-        scrubbed = replace(
-            recording,
-            request=replace(
-                request,
+        scrubbed = recording._replace(
+            request=request._replace(
                 path=self._text(request.path, "/request/path", found),
                 vary=tuple((name, self._text(value, "/request/vary", found)) for name, value in request.vary),
                 namespace=self._text(request.namespace, "/request/namespace", found),

@@ -140,7 +140,7 @@ class Decoder:
         layout = _checked_layout(data)
         metadata = Metadata.parse(data[_HEADER_BYTES : _HEADER_BYTES + layout.metadata_bytes], key)
         body = request_body(data, longest_bytes)
-        return body if body is None else metadata.recording(body, b"", Timeline(metadata.head_us)).request
+        return body if body is None else metadata.recording(body, b"", Timeline(0, array("I"), array("Q"))).request
 
     def _payload(self, layout: _Layout, stored: bytes) -> bytes:
         payload = self._decompressed(stored, layout.payload_bytes) if layout.flags & _COMPRESSED else stored
