@@ -26,7 +26,7 @@ from proxy.incoming import KnownHead, PlainRequest
 from proxy.intake import HeadReader
 from proxy.playback import replayed_head
 from proxy.question import Questions
-from proxy.recording import Headers, Recording
+from proxy.recording import Headers, RecordedAnswer
 from proxy.traffic import Traffic
 
 # A head differs from the next by the length of its body alone, so there are some more of them than clients.
@@ -62,7 +62,7 @@ class FastLane:
             return None
         return PlainRequest(known, data[head_bytes:], connection)
 
-    def look_up(self, request: PlainRequest) -> Recording | asyncio.Future[Recording | None] | None:
+    def look_up(self, request: PlainRequest) -> RecordedAnswer | asyncio.Future[RecordedAnswer | None] | None:
         """What is recorded for it, if that is in memory, or soon to come from disk; None where it is not for us to say.
 
         A body that was not read before is not read here.
@@ -79,7 +79,7 @@ class FastLane:
             return recording
         return None if self._flights.join(gist.key) else self._store.look_for(gist.key)
 
-    def replay(self, request: PlainRequest, recording: Recording, transport: asyncio.WriteTransport) -> bool:
+    def replay(self, request: PlainRequest, recording: RecordedAnswer, transport: asyncio.WriteTransport) -> bool:
         """Answer it with that, unless it won't do, or is for the gateway to play."""
         intake, gist = request.known.intake, request.gist
         if gist is None or not 0 < len(recording.body) <= _WRITTEN_BYTES:
@@ -120,7 +120,7 @@ class FastLane:
         self._known[data[:head_bytes]] = KnownHead(message, body_bytes, intake, intake.premise)
 
 
-def _answer(recording: Recording, request_id: str, cors: Headers) -> Sequence[bytes]:
+def _answer(recording: RecordedAnswer, request_id: str, cors: Headers) -> Sequence[bytes]:
     age_s = recording.age_s(time.time())
     added = headers.of_our_own(f'hit; key="{recording.key}"', "HIT", age_s, request_id) + cors
     head = replayed_head(recording)

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.connection import CLOSES, ClientConnection
 from proxy.incoming import Incoming, PlainRequest
-from proxy.recording import Recording
+from proxy.recording import RecordedAnswer
 
 _HELD_BYTES = 64 * 1024  # of requests that are sent ahead; then nothing more is read
 
@@ -26,11 +26,11 @@ class Lane(Protocol):
         """The request that these bytes are, if it is known for a plain one."""
         ...
 
-    def look_up(self, request: PlainRequest) -> Recording | asyncio.Future[Recording | None] | None:
+    def look_up(self, request: PlainRequest) -> RecordedAnswer | asyncio.Future[RecordedAnswer | None] | None:
         """What is recorded for it, at once or soon; None where it is not for the lane to say."""
         ...
 
-    def replay(self, request: PlainRequest, recording: Recording, transport: asyncio.WriteTransport) -> bool:
+    def replay(self, request: PlainRequest, recording: RecordedAnswer, transport: asyncio.WriteTransport) -> bool:
         """Whether it could be answered with that, and has been."""
         ...
 
@@ -89,14 +89,14 @@ class LaneConnection(ClientConnection):
         elif not self._is_answered(lane, request, found):
             self._serving = self._loop.create_task(self._serve(request))
 
-    def _is_answered(self, lane: Lane, request: PlainRequest, found: Recording | None) -> bool:
+    def _is_answered(self, lane: Lane, request: PlainRequest, found: RecordedAnswer | None) -> bool:
         if found is None or self.transport is None or not lane.replay(request, found, self.transport):
             return False
         self.note_answer()
         self._go_on()
         return True
 
-    def _looked_up(self, lane: Lane, request: PlainRequest, search: asyncio.Future[Recording | None]) -> None:
+    def _looked_up(self, lane: Lane, request: PlainRequest, search: asyncio.Future[RecordedAnswer | None]) -> None:
         if search.cancelled():
             return
         recording = search.result()

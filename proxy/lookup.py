@@ -23,7 +23,7 @@ from proxy.pace import FRAME_BY_FRAME
 from proxy.playback import Playback
 from proxy.policy import CacheWord, Plan
 from proxy.question import KeyRules, Question
-from proxy.recording import Head, Headers, Recording, Usage
+from proxy.recording import Head, Headers, RecordedAnswer, Usage
 from proxy.store.tiered import Store
 from proxy.upstream import Outgoing, Upstream
 
@@ -137,7 +137,7 @@ class Lookup:
             return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
         return self._launch(ask, word, status)
 
-    async def _recorded(self, key: str, ask: Ask) -> Recording | None:
+    async def _recorded(self, key: str, ask: Ask) -> RecordedAnswer | None:
         recording = self._store.recall(key)
         may_join = ask.plan.forward and ask.may_join
         if recording is None and not ask.is_absent and not (may_join and self._flights.join(key)):
@@ -148,12 +148,12 @@ class Lookup:
                 recording = self._store.recall(key) or recording
         return recording
 
-    def _will_do(self, recording: Recording, ask: Ask) -> bool:
+    def _will_do(self, recording: RecordedAnswer, ask: Ask) -> bool:
         age_s = time.time() - recording.recorded_at  # not in whole seconds, as the Age header counts
         is_lasting = self._store.is_lasting(recording.key)
         return policy.is_fresh(age_s, self._ttl_s, ask.plan, ask.controls.directives, is_lasting=is_lasting)
 
-    def _replay(self, recording: Recording, ask: Ask) -> Found:
+    def _replay(self, recording: RecordedAnswer, ask: Ask) -> Found:
         self._store.count_hit(recording.key)
         pace = ask.controls.pace or self._pace
         if ask.controls.fault is not None and pace.kind == "instant":
@@ -166,7 +166,7 @@ class Lookup:
             usage=recording.usage,
         )
 
-    def _why_forwarded(self, ask: Ask, recording: Recording | None) -> tuple[CacheWord, str]:
+    def _why_forwarded(self, ask: Ask, recording: RecordedAnswer | None) -> tuple[CacheWord, str]:
         if recording is not None:
             return "STALE", "fwd=stale"
         if ask.plan.read:

@@ -12,7 +12,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from proxy.outlet import Outlet
 from proxy.pace import Pace
-from proxy.recording import Head, Recording
+from proxy.recording import Head, RecordedAnswer
 
 # At an instant pace the frames do not matter, only that a slow client can hold us back.
 _WRITTEN_AT_ONCE_BYTES = 256 * 1024
@@ -21,7 +21,7 @@ _WRITTEN_AT_ONCE_BYTES = 256 * 1024
 class Playback:
     """One replay of a recording."""
 
-    def __init__(self, recording: Recording, pace: Pace) -> None:
+    def __init__(self, recording: RecordedAnswer, pace: Pace) -> None:
         self._recording = recording
         self._pace = pace
         self._started_s = 0.0
@@ -60,7 +60,7 @@ async def _write(outlet: Outlet, frame: bytes) -> None:
         await outlet.drain()
 
 
-def replayed_head(recording: Recording) -> Head:
+def replayed_head(recording: RecordedAnswer) -> Head:
     """The recorded head with what is said anew at each replay: the date, and the length of what has one."""
     date = (b"Date", rfc822_formatted_time().encode())
     length = () if recording.stream else ((b"Content-Length", b"%d" % len(recording.body)),)

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in their order and spelling, duplicates kept."""
 
-_OBJECTS_BYTES = 1536  # of a recording, besides its bodies and its frames: names, values, and what holds them
+# What an answer and a request take in memory besides their bodies, as measured: names, values, and what holds them.
+_ANSWER_BYTES = 864
+_FIELD_BYTES = 160  # of the head
+_FRAME_BYTES = 12
+_REQUEST_BYTES = 288
 
 Check = Literal["json", "done", "response_completed", "response_incomplete", "finish_reason"]
 """How a recorded response said that it was finished."""
@@ -76,6 +80,27 @@ class Timeline(NamedTuple):
         return self.arrived_us[-1] if self.arrived_us else self.head_us
 
 
+class RecordedAnswer(NamedTuple):
+    """A recording without its request, which may be a hundred times as long: what a replay needs, and no more."""
+
+    key: str
+    recorded_at: float
+    head: Head
+    body: bytes
+    timeline: Timeline
+    stream: bool
+    usage: Usage | None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, near enough to account for it."""
+        return _held_bytes(self.head, self.body, self.timeline)
+
+    def age_s(self, now_s: float) -> int:
+        """Whole seconds since it was recorded; never negative, whatever the clock did."""
+        return max(0, int(now_s - self.recorded_at))
+
+
 class Recording(NamedTuple):
     """A whole response that ended well, and the request that it answers."""
 
@@ -95,10 +120,15 @@ class Recording(NamedTuple):
     usage: Usage | None = None
 
     @property
+    def answer(self) -> RecordedAnswer:
+        """It without the request."""
+        return RecordedAnswer(self.key, self.recorded_at, self.head, self.body, self.timeline, self.stream, self.usage)
+
+    @property
     def size_bytes(self) -> int:
         """What it takes in memory, near enough to account for it."""
-        return len(self.body) + len(self.request.body) + 12 * len(self.timeline.lengths) + _OBJECTS_BYTES
+        return _held_bytes(self.head, self.body, self.timeline) + len(self.request.body) + _REQUEST_BYTES
 
-    def age_s(self, now_s: float) -> int:
-        """Whole seconds since it was recorded; never negative, whatever the clock did."""
-        return max(0, int(now_s - self.recorded_at))
+
+def _held_bytes(head: Head, body: bytes, timeline: Timeline) -> int:
+    return len(body) + _FRAME_BYTES * len(timeline.lengths) + _FIELD_BYTES * len(head.headers) + _ANSWER_BYTES

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.key import SHARED_SCOPE, cache_key
 from proxy.recording import Recording
+from proxy.store.codec import decode
 from proxy.store.tiered import TieredStore
 from tests.harness import (
     CHAT,
@@ -103,10 +104,13 @@ def store_of(proxy: Proxy) -> TieredStore:
 
 
 async def recording_of(proxy: Proxy, response: Response) -> Recording:
-    """What is recorded under the key of an answer."""
-    recording = await store_of(proxy).fetch(key_of(response))
-    assert recording is not None
-    return recording
+    """What is recorded under the key of an answer: as it waits to be written, or from disk."""
+    store, key = store_of(proxy), key_of(response)
+    if (waiting := store._waiting.get(key)) is not None:
+        return waiting
+    entry = await store._threads.read(store._shelf.get, key)
+    assert entry is not None
+    return decode(entry, key)
 
 
 def keep_copy(proxy: Proxy, recording: Recording, *, namespace: str = "", age_s: float = 0.0) -> None:

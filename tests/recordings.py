@@ -48,10 +48,16 @@ def timeline(lengths: Iterable[int], arrived_us: Iterable[int], head_us: int = 2
 
 
 def sized(name: str, size_bytes: int) -> Recording:
-    """A recording that takes exactly so many bytes in memory."""
+    """A recording that takes exactly so many bytes while it waits to be written."""
     one = recording(name, [b"."])
     body = bytes(size_bytes - one.size_bytes + 1)
     return one._replace(body=body, timeline=timeline([len(body)], [1]))
+
+
+def with_answer_of(name: str, size_bytes: int) -> Recording:
+    """A recording whose answer takes exactly so many bytes in the memory tier."""
+    request_bytes = recording(name).size_bytes - recording(name).answer.size_bytes
+    return sized(name, size_bytes + request_bytes)
 
 
 # Bytes that are no UTF-8 reach a path as lone surrogates.

@@ -1,10 +1,12 @@
 """What is recorded is replayed: the same status, the same bytes, the same content type."""
 
+from pathlib import Path
+
 import orjson
 import pytest
 
 from tests.conftest import StartProxy
-from tests.exchanges import REPLAYED, RICH_HEAD, keep_copy, key_of, names, recording_of, words
+from tests.exchanges import REPLAYED, RICH_HEAD, keep_copy, key_of, names, recording_of, store_of, until, words
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -19,6 +21,7 @@ from tests.harness import (
     sse_head,
     stream,
 )
+from tests.shelves import plant
 
 TEXT = b'data: {"object":"text_completion","choices":[{"index":0,"text":"Hi","finish_reason":"stop"}]}\n\n'
 RESPONSE = b'{"object":"response","status":"completed","output":[],"usage":{"input_tokens":9,"output_tokens":2}}'
@@ -185,6 +188,21 @@ async def test_without_a_memory_tier_hits_come_from_disk(start_proxy: StartProxy
     upstream.will_send(*stream())
 
     assert await words(*(proxy.ask(STREAMED) for _ in range(5))) == ["MISS", *["HIT"] * 4]
+
+
+async def test_hits_on_long_prompts_come_from_a_small_memory(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """What was asked takes no room there: each of these prompts is longer than all that may be kept."""
+    proxy = await start_proxy(cache__memory_limit="64KiB")
+    upstream.will_send(plain(ANSWER))
+    asked = [{**PROMPT, "seed": number, "user": "x" * 100_000} for number in range(20)]
+    assert await words(*map(proxy.ask, asked)) == ["MISS"] * 20
+    await until(lambda: not store_of(proxy)._waiting)
+
+    plant(tmp_path / "store", "ALTER TABLE Cache RENAME TO Gone")
+
+    assert await words(*map(proxy.ask, asked)) == ["HIT"] * 20
 
 
 async def test_a_hit_may_be_longer_than_any_buffer(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:

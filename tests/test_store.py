@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import shutil
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,22 +14,32 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+from proxy.recording import Head
 from proxy.store import health, reading, upkeep, writing
 from proxy.store import tiered as store_module
-from proxy.store.codec import encode
+from proxy.store.codec import decode, encode
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.health import STORE_FAILED, STORE_RECOVERED
+from proxy.store.memory import Memory
 from proxy.store.reading import RECORDING_DAMAGED, RECORDING_UNREADABLE
 from proxy.store.rows import Row
 from proxy.store.tiered import TieredStore
-from tests.recordings import key_of, recording, sized
+from tests.recordings import key_of, recording, sized, with_answer_of
 from tests.shelves import HOLD_THE_LOCK, MIB, PLANTERS, another_process, noise, plant, put
 
 PATIENCE_S = 20.0
 REFUSE = "BEGIN SELECT raise(ABORT, 'not this one'); END"
 NAMES = {key_of(name): name for name in ["large", *"abcd", *map(str, range(100))]}
+
+FIELDS = (
+    (b"Content-Type", b"application/json"),
+    (b"x-request-id", b"req_d61e76c1ad555e0107087ce6c0b6a84a"),
+    (b"openai-version", b"2020-10-01"),
+    (b"openai-processing-ms", b"1250"),
+    (b"openai-model", b"gpt-4o-mini-2024-07-18"),
+)
 
 OpenStore = Callable[..., Awaitable[TieredStore]]
 Logged = Callable[[str], list[dict[str, Any]]]
@@ -123,13 +134,13 @@ async def test_what_is_kept_is_recalled_at_once_and_fetched_later(open_store: Op
     assert store.recall(one.key) is None
     assert await store.fetch(one.key) is None
     assert store.keep(one)
-    assert store.recall(one.key) is one
+    assert store.recall(one.key) == one.answer
     await store.close()
 
     again = await open_store()
     assert again.recall(one.key) is None
-    assert await again.fetch(one.key) == one
-    assert again.recall(one.key) == one
+    assert await again.fetch(one.key) == one.answer
+    assert again.recall(one.key) == one.answer
 
 
 async def test_a_key_is_never_in_neither_place(held: HeldShelf, open_store: OpenStore) -> None:
@@ -141,11 +152,11 @@ async def test_a_key_is_never_in_neither_place(held: HeldShelf, open_store: Open
 
     assert store.keep(one)
     await asyncio.sleep(0)
-    assert store.recall(one.key) is one
+    assert store.recall(one.key) == one.answer
     held.may_write.set()
     await until(lambda: store.recall(one.key) is None)
 
-    assert await store.fetch(one.key) == one
+    assert await store.fetch(one.key) == one.answer
     assert store.recall(one.key) is None
 
 
@@ -153,31 +164,88 @@ async def test_the_least_recently_used_give_way_in_memory(open_store: OpenStore)
     """By their size in bytes; one that is larger than the limit drives nobody out."""
     store = await open_store(10_000)
     for name in ("a", "b", "c"):
-        assert store.keep(sized(name, 3000))
+        assert store.keep(with_answer_of(name, 3000))
     await until(lambda: not store._waiting)
     assert store.recall(key_of("a"))
 
-    assert store.keep(sized("d", 3000))
-    assert store.keep(sized("large", 10_001))
+    assert store.keep(with_answer_of("d", 3000))
+    assert store.keep(with_answer_of("large", 10_001))
     await until(lambda: not store._waiting)
 
     assert [name for name in ("a", "b", "c", "d", "large") if store.recall(key_of(name))] == ["a", "c", "d"]
-    assert await store.fetch(key_of("large")) == sized("large", 10_001)
+    assert await store.fetch(key_of("large")) == with_answer_of("large", 10_001).answer
     assert store.recall(key_of("a"))
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["kept", "read from disk"])
+async def test_long_prompts_take_no_room_in_memory(directory: Path, open_store: OpenStore, *, is_read: bool) -> None:
+    """A hundred requests that are longer than the limit are answered from memory when the database is unreadable."""
+    asked = [recording(f"{number}", prompt="x" * 200_000) for number in range(100)]
+    store = await open_store(200_000)
+    for one in asked:
+        assert store.keep(one)
+    await until(lambda: not store._waiting)
+    if is_read:
+        await store.close()
+        store = await open_store(200_000)
+        assert [await store.fetch(one.key) for one in asked] == [one.answer for one in asked]
+
+    plant(directory, "ALTER TABLE Cache RENAME TO Gone")
+
+    assert [store.recall(one.key) for one in asked] == [one.answer for one in asked]
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [0, MIB])
+async def test_a_recording_has_its_request_on_disk(
+    open_store: OpenStore, held: HeldShelf, memory_limit_bytes: int
+) -> None:
+    """Also one that was replayed from memory, or from what waits, before it was written."""
+    held.may_write.clear()
+    store = await open_store(memory_limit_bytes, held)
+    one = recording("one", prompt="x" * 200_000)
+    assert store.keep(one)
+    assert store.recall(one.key) == one.answer
+
+    held.may_write.set()
+    await until(lambda: not store._waiting)
+
+    assert (entry := held.get(one.key))
+    assert decode(entry, one.key) == one
+
+
+@pytest.mark.parametrize("frames", [[b"x" * 600], [b"x" * 60] * 200], ids=["one frame", "many frames"])
+@pytest.mark.parametrize("fields", [1, 5])
+def test_what_memory_holds_is_what_it_accounts_for(frames: Sequence[bytes], fields: int) -> None:
+    """To a tenth, of answers as they come from disk, however many header fields they have."""
+    head = Head(200, "OK", FIELDS[:fields])
+    asked = [recording(f"{number}", frames, prompt="x" * 2000)._replace(head=head) for number in range(500)]
+    entries = [(one.key, encode(one)) for one in asked]
+    memory = Memory(100 * MIB)
+    decode(entries[0][1], entries[0][0])  # what is loaded once counts for none
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for key, entry in entries:
+            memory.put(decode(entry, key).answer)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before == pytest.approx(memory._used_bytes, rel=0.1)
 
 
 async def test_a_recording_replaces_its_forerunner_in_memory(open_store: OpenStore) -> None:
     """Also where it is too large to stay there itself; the forerunner does not come back."""
     store = await open_store(10_000)
-    assert store.keep(sized("one", 2000))
+    assert store.keep(with_answer_of("one", 2000))
     await until(lambda: not store._waiting)
 
-    assert store.keep(later := sized("one", 20_000))
-    assert store.recall(key_of("one")) is later
+    assert store.keep(later := with_answer_of("one", 20_000))
+    assert store.recall(key_of("one")) == later.answer
     await until(lambda: not store._waiting)
 
     assert store.recall(key_of("one")) is None
-    assert await store.fetch(key_of("one")) == later
+    assert await store.fetch(key_of("one")) == later.answer
 
 
 async def test_those_who_fetch_one_key_share_one_read(held: HeldShelf, open_store: OpenStore) -> None:
@@ -190,7 +258,7 @@ async def test_those_who_fetch_one_key_share_one_read(held: HeldShelf, open_stor
     fetches[0].cancel()
     held.may_read.set()
 
-    assert await asyncio.gather(*fetches[1:]) == [one] * 4
+    assert await asyncio.gather(*fetches[1:]) == [one.answer] * 4
     assert fetches[0].cancelled()
     assert held.gets == 1
 
@@ -208,7 +276,7 @@ async def test_what_is_read_too_late_does_not_stay(held: HeldShelf, open_store: 
     await fetch
 
     assert store.recall(key_of("one")) is None
-    assert await store.fetch(key_of("one")) == later
+    assert await store.fetch(key_of("one")) == later.answer
 
 
 async def test_a_damaged_recording_is_a_miss_once(
@@ -250,7 +318,7 @@ async def test_a_writer_that_is_stuck_holds_up_nobody(directory: Path, open_stor
 
     with another_process(HOLD_THE_LOCK, directory / "cache.db"):
         assert store.keep(recording("two"))
-        assert await store.fetch(one.key) == one
+        assert await store.fetch(one.key) == one.answer
         assert store.recall(key_of("two")), "the writer was not waited for"
         assert not await store.is_writable()
         await until(lambda: not store._waiting)
@@ -277,7 +345,7 @@ async def test_a_broken_database_is_a_miss(directory: Path, open_store: OpenStor
     assert store.keep(recording("one"))
     await until(lambda: not store._waiting)
 
-    assert await store.fetch(key_of("one")) == recording("one")
+    assert await store.fetch(key_of("one")) == recording("one").answer
     assert [entry["what"] for entry in logged(STORE_FAILED)] == ["reading", "writing"]
     assert {entry["what"]: entry["failures"] for entry in logged(STORE_RECOVERED)} == {"reading": 3, "writing": 1}
 
@@ -389,7 +457,7 @@ async def test_what_was_removed_while_it_was_read_does_not_stay(held: HeldShelf,
     await store._notice_removals()
     held.may_read.set()
 
-    assert await fetch == one
+    assert await fetch == one.answer
     assert await store.fetch(one.key) is None
 
 
@@ -469,7 +537,7 @@ async def test_what_nobody_foresaw_is_a_miss_and_no_end_of_the_housekeeping(
         store.count_hit(one.key)
         await until(lambda: len(logged(STORE_FAILED)) == 4)
 
-    assert await store.fetch(one.key) == one
+    assert await store.fetch(one.key) == one.answer
     assert store.keep(recording("three"))
     store.count_hit(one.key)
     await until(lambda: len(logged(STORE_RECOVERED)) == 4)
@@ -512,7 +580,7 @@ async def test_those_that_wait_behind_a_lock_do_not_wait_for_minutes(
     assert store.keep(recordings[0])
     await until(lambda: not store._waiting)
     held.may_read.set()
-    assert await store.fetch(recordings[0].key) == recordings[0]
+    assert await store.fetch(recordings[0].key) == recordings[0].answer
 
 
 async def test_new_limits_hold_while_it_is_open(open_store: OpenStore, shelf: Shelf) -> None:
@@ -749,9 +817,9 @@ async def test_all_keys_that_are_asked_for_are_looked_for_at_once(held: HeldShel
 
     found = await asyncio.gather(*(store.fetch(key_of(f"{number}")) for number in range(20)))
 
-    assert found == [recording(f"{number}") for number in range(10)] + [None] * 10
+    assert found == [recording(f"{number}").answer for number in range(10)] + [None] * 10
     assert held.gets < 10
-    assert store.recall(key_of("0")) == recording("0")
+    assert store.recall(key_of("0")) == recording("0").answer
 
 
 async def test_many_more_than_are_read_at_once_are_all_answered(held: HeldShelf, open_store: OpenStore) -> None:
@@ -763,7 +831,7 @@ async def test_many_more_than_are_read_at_once_are_all_answered(held: HeldShelf,
     fetches = [store.fetch(key_of(f"{number}")) for number in range(100)]
     found = await asyncio.gather(*fetches, store.fetch(one.key))
 
-    assert found == [None] * 100 + [one]
+    assert found == [None] * 100 + [one.answer]
 
 
 async def test_a_long_recording_holds_up_no_short_one(
@@ -785,10 +853,10 @@ async def test_a_long_recording_holds_up_no_short_one(
     waiting = asyncio.create_task(store.fetch(long.key))
     await until(reads.is_set)
 
-    assert await asyncio.gather(*(store.fetch(key_of(name)) for name in ("short", "absent"))) == [short, None]
+    assert await asyncio.gather(*(store.fetch(key_of(name)) for name in ("short", "absent"))) == [short.answer, None]
     assert not waiting.done()
     may_read.set()
-    assert await waiting == long
+    assert await waiting == long.answer
 
 
 async def test_those_that_are_looked_for_together_fail_one_by_one(
@@ -810,7 +878,7 @@ async def test_those_that_are_looked_for_together_fail_one_by_one(
     monkeypatch.setattr(held, "get_short", get_short)
     found = await asyncio.gather(*(store.fetch(key_of(name)) for name in "abc"))
 
-    assert found in ([recording("a"), None, recording("c")], [None, None, recording("c")])
+    assert found in ([recording("a").answer, None, recording("c").answer], [None, None, recording("c").answer])
     assert logged(STORE_FAILED)[0]["reason"] in ("not this one", "one of them")
 
 
@@ -832,4 +900,4 @@ async def test_a_recording_made_anew_is_no_reason_to_forget_all_others(
 
     assert mine.recall(key_of("b"))
     assert other.recall(key_of("a")) is None
-    assert await other.fetch(key_of("a")) == later
+    assert await other.fetch(key_of("a")) == later.answer

@@ -109,7 +109,7 @@ class CacheSettings(_Section):
     max_recording_size: SomeBytes = 16 * 1024**2
     """One recording, at most `size_limit`; a longer answer still reaches its client whole, and is not recorded."""
     memory_limit: Bytes = 64 * 1024**2
-    """Recordings kept in memory in front of the disk; 0 for none, and then each hit reads the disk."""
+    """Answers kept in memory in front of the disk, without prompts; 0 for none, and then each hit reads the disk."""
     ttl: Seconds = 30 * 86400.0
     """An older recording answers nothing but in `replay` mode; 0 for ever."""
     mode: Literal["cache", "record", "replay", "passthrough"] = "cache"

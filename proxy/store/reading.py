@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from proxy.events import log
-from proxy.recording import Recording
+from proxy.recording import RecordedAnswer, Recording
 from proxy.store.codec import Damaged, Decoder, UnknownVersion
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
@@ -24,7 +24,7 @@ RECORDING_UNREADABLE = "recording_of_another_version"
 
 _MOST_AT_ONCE = 32  # unpacking that many takes some milliseconds, which the first of them waits for the last
 
-_Waiter = asyncio.Future[Recording | None]
+_Waiter = asyncio.Future[RecordedAnswer | None]
 
 
 class Layer(Protocol):
@@ -62,10 +62,10 @@ class Reading:
         shelf: Shelf,
         threads: Threads,
         health: Health,
-        found: Callable[[Recording], None],
+        found: Callable[[RecordedAnswer], None],
         beneath: Layer | None = None,
     ) -> None:
-        """`found` is told of each recording that was looked for and not outdated while it was.
+        """`found` is told of each one that was looked for and not outdated while it was.
 
         What is not on the shelf, or can't be read there, is looked for `beneath` it.
         """
@@ -81,7 +81,7 @@ class Reading:
         self._decoder = Decoder()
 
     def look_for(self, key: str) -> _Waiter:
-        """The recording under a key, or None; whoever waits for it may be cancelled, and others go on waiting."""
+        """What is recorded under a key, or None; whoever waits for it may be cancelled, and others go on waiting."""
         search = self._searches.get(key)
         if search is None:
             search = self._searches[key] = _Search(key, [])
@@ -161,16 +161,16 @@ class Reading:
                 self._threads.read_and_tell(partial(self._read_apart, result.search), self._answer)
             else:
                 self._health.note(result.fault)
-                self._settle(result.search, result.recording)
+                self._settle(result.search, result.recording and result.recording.answer)
         if self._asked:
             self._call()
         self._loop.call_soon(self._decoder.prepare)  # when they have been answered
 
-    def _settle(self, search: _Search, recording: Recording | None) -> None:
+    def _settle(self, search: _Search, answer: RecordedAnswer | None) -> None:
         if self._searches.get(search.key) is search:
             del self._searches[search.key]
-            if recording is not None:
-                self._found(recording)
+            if answer is not None:
+                self._found(answer)
         for waiter in search.waiters:
             if not waiter.done():
-                waiter.set_result(recording)
+                waiter.set_result(answer)

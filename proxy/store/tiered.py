@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from proxy.inquiry import Inquiry
-from proxy.recording import Recording
+from proxy.recording import RecordedAnswer, Recording
 from proxy.store.absence import Absence
 from proxy.store.database import ShelfDamaged, ShelfTrouble
 from proxy.store.disk import Shelf
@@ -30,12 +30,12 @@ _HOUSEKEEPING_S = 1.0  # so soon what another process has removed is served no m
 class Store(Protocol):
     """Where recordings are kept. No method fails: where the store can't help, there is no recording."""
 
-    def recall(self, key: str) -> Recording | None:
-        """The recording under a key, if it can be had without waiting."""
+    def recall(self, key: str) -> RecordedAnswer | None:
+        """What is recorded under a key, if it can be had without waiting."""
         ...
 
-    def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
-        """The recording under a key that can't be recalled, soon and whole; None where there is surely none."""
+    def look_for(self, key: str) -> asyncio.Future[RecordedAnswer | None] | None:
+        """What is recorded under a key that can't be recalled, soon and whole; None where there is surely none."""
         ...
 
     def survey(self, inquiry: Inquiry) -> Awaitable[str | None] | None:
@@ -79,7 +79,7 @@ class Copies(Protocol):
 
 
 class TieredStore:
-    """The store of one machine: recently used recordings in memory, all of them on a shelf, and a layer beneath it."""
+    """The store of one machine: answers used lately in memory, all recordings on a shelf, and a layer beneath it."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class TieredStore:
     ) -> Self:
         """Open the store in a directory; for the rest see the constructor.
 
-        A recording larger than `memory_limit_bytes` is not kept in memory; 0 means that none is.
+        An answer larger than `memory_limit_bytes` is not kept in memory; 0 means that none is.
 
         Raises:
             UnusableDirectory: there can be no store in that directory.
@@ -139,10 +139,13 @@ class TieredStore:
         self._shelf.size_limit_bytes = size_limit_bytes
         self._memory.resize(memory_limit_bytes)
 
-    def recall(self, key: str) -> Recording | None:
-        return self._memory.get(key) or self._waiting.get(key)
+    def recall(self, key: str) -> RecordedAnswer | None:
+        answer = self._memory.get(key)
+        if answer is None and (waiting := self._waiting.get(key)) is not None:
+            return waiting.answer
+        return answer
 
-    def look_for(self, key: str) -> asyncio.Future[Recording | None] | None:
+    def look_for(self, key: str) -> asyncio.Future[RecordedAnswer | None] | None:
         if self._closing.is_set() or (self._absence.includes(key) and not self.is_lasting(key)):
             return None
         return self._reading.look_for(key)
@@ -150,11 +153,11 @@ class TieredStore:
     def survey(self, inquiry: Inquiry) -> Awaitable[str | None] | None:
         return self._survey.ask(inquiry)
 
-    async def fetch(self, key: str) -> Recording | None:
-        """The recording under a key, wherever it is."""
-        recording = self.recall(key)
-        search = self.look_for(key) if recording is None else None
-        return recording if search is None else await search
+    async def fetch(self, key: str) -> RecordedAnswer | None:
+        """What is recorded under a key, wherever it is."""
+        answer = self.recall(key)
+        search = self.look_for(key) if answer is None else None
+        return answer if search is None else await search
 
     def keep(self, recording: Recording) -> bool:
         size_bytes = recording.size_bytes
@@ -163,7 +166,7 @@ class TieredStore:
         # What is being read from disk under this key is not the latest any more, and may not enter the memory tier.
         self._reading.outdate(recording.key)
         self._absence.end(recording.key)
-        self._memory.put(recording)
+        self._memory.put(recording.answer)
         self._writing.put(recording, size_bytes)
         if self._copies is not None:
             self._copies.put(recording)
