@@ -91,6 +91,7 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._expect_no_head()
         super().connection_lost(exc)
+        self._newest_body = EMPTY_PAYLOAD  # it knows its connection: both would wait for the collector
 
     def data_received(self, data: bytes) -> None:
         if self._unreadable or self._close or self._force_close:

@@ -96,10 +96,13 @@ class Gateway:
                 await self._answer(exchange)
             except RepriseError as error:
                 await self._refuse(exchange, error)
+                error.__traceback__ = None  # held by who told of it, it would hold bodies until a collection
             except UpstreamBroken as broken:
                 _break_off(exchange, "upstream_truncated", str(broken))
+                broken.__traceback__ = None
             except ClientGone as gone:
                 _let_go(exchange, str(gone))
+                gone.__traceback__ = None
             except asyncio.CancelledError:
                 self._end_early(exchange)
                 raise

@@ -189,7 +189,7 @@ class LiveLog:
                 self._note_stall(listener, is_stalled=True)
                 listener.tell()
         except ClientGone as gone:
-            listener.tell(gone)
+            listener.tell(gone.with_traceback(None))  # which holds the listener: both would wait for the collector
 
     def _note_stall(self, listener: Listener, *, is_stalled: bool) -> None:
         if listener.is_stalled != is_stalled:

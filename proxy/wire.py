@@ -191,6 +191,7 @@ class PulledAnswer:
         """Leave: a body that has not ended takes its connection with it."""
         if self._pump is not None and self._pump is not asyncio.current_task():
             self._pump.cancel()
+        self._pump = None  # the fault that ends it knows this: both would wait for the collector
         self._response.close()
 
     async def _feed(self, sink: Sink) -> None:

@@ -1,0 +1,72 @@
+"""What has ended is let go at once; the collector, for whose rounds every frame waits, finds little to do."""
+
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import orjson
+import pytest
+
+from tests.by_hand import served
+from tests.exchanges import until
+from tests.harness import (
+    ANSWER,
+    CHAT,
+    CLOSE,
+    HELLO,
+    PROMPT,
+    RESET,
+    STREAMED,
+    Part,
+    Proxy,
+    ScriptedUpstream,
+    chunk,
+    plain,
+    request_bytes,
+    sse_head,
+    stream,
+)
+
+EXCHANGES: dict[str, tuple[Mapping[str, object], Sequence[Part]]] = {
+    "a stream": (STREAMED, stream()),
+    "a plain answer": (PROMPT, (plain(ANSWER),)),
+    "an error": (PROMPT, (plain(b'{"error":{}}', status=b"500 Internal Server Error"),)),
+    "no answer": (PROMPT, (RESET,)),
+    "no HTTP": (PROMPT, (b"nonsense\r\n\r\n", CLOSE)),
+    "a stream that breaks off": (STREAMED, (sse_head(), chunk(HELLO), RESET)),
+}
+
+TAKES_THE_LONGER_WAY = os.environ.get("REPRISE_UPSTREAM__FAST_CONNECTION") == "false"
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Cycles stay, and the next collection shows what was in them."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.skipif(TAKES_THE_LONGER_WAY, reason="what aiohttp's client leaves of a failure is for the collector")
+@pytest.mark.parametrize("exchange", EXCHANGES)
+async def test_an_exchange_that_has_ended_leaves_nothing_to_the_collector(
+    exchange: str, proxy: Proxy, upstream: ScriptedUpstream
+) -> None:
+    """Nor does its connection: what one holds, bodies among it, would stay until some thousand others have ended."""
+    asked, answer = EXCHANGES[exchange]
+    upstream.will_send(*answer)
+
+    connection = await proxy.connect()
+    connection.send(request_bytes("POST", CHAT, [("Content-Type", "application/json")], orjson.dumps(asked)))
+    await connection.response("POST")
+    await connection.close()
+    await until(lambda: not served(proxy))
+    await until(lambda: not proxy.app._traffic.active and not proxy.app._flights._unsettled)
+
+    gc.collect()
+    assert [each for each in gc.garbage if type(each).__module__.startswith("proxy.")] == []
