@@ -2,11 +2,13 @@
 
 import gc
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 import pytest
 
+from proxy.run import _COLLECTED_OBJECTS
 from tests.by_hand import served
 from tests.exchanges import until
 from tests.harness import (
@@ -37,6 +39,11 @@ EXCHANGES: dict[str, tuple[Mapping[str, object], Sequence[Part]]] = {
 }
 
 TAKES_THE_LONGER_WAY = os.environ.get("REPRISE_UPSTREAM__FAST_CONNECTION") == "false"
+
+MOST_LOOKED_THROUGH = 40_000
+"""Objects in one round, of all but the oldest."""
+
+ENOUGH_OBJECTS = 4_000_000
 
 
 @pytest.fixture
@@ -70,3 +77,58 @@ async def test_an_exchange_that_has_ended_leaves_nothing_to_the_collector(
 
     gc.collect()
     assert [each for each in gc.garbage if type(each).__module__.startswith("proxy.")] == []
+
+
+@pytest.fixture
+def thresholds() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_a_round_of_the_collector_looks_through_little_however_much_is_kept() -> None:
+    """Recordings that stay in memory are looked at when they are new, and once more."""
+    looked_through = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            looked_through.append(sum(len(gc.get_objects(each)) for each in range(info["generation"] + 1)))
+
+    gc.collect()
+    gc.set_threshold(*_COLLECTED_OBJECTS)
+    gc.callbacks.append(note)
+    try:
+        kept = [[number] for number in range(10 * MOST_LOOKED_THROUGH)]
+    finally:
+        gc.callbacks.remove(note)
+
+    assert len(looked_through) >= len(kept) / MOST_LOOKED_THROUGH
+    assert max(looked_through) < MOST_LOOKED_THROUGH
+
+
+@pytest.mark.usefixtures("thresholds")
+def test_what_is_in_a_cycle_is_let_go_in_the_end() -> None:
+    """What was there for long as well, such as a connection of hours: under load, too."""
+    gc.collect()
+    gc.set_threshold(*_COLLECTED_OBJECTS)
+    connection = Connection()
+    known = weakref.ref(connection)
+    gc.collect()
+    gc.collect()
+    del connection
+
+    kept: list[object] = []
+    while known() is not None and len(kept) < ENOUGH_OBJECTS:
+        kept.append([])
+
+    assert known() is None
+
+
+class Connection:
+    """Knows itself."""
+
+    def __init__(self) -> None:
+        self.handler = self.handle
+
+    def handle(self) -> None: ...
