@@ -13,13 +13,10 @@ class Allowance:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    @property
-    def is_exceeded(self) -> bool:
-        return self.held_bytes > self.limit_bytes
-
-    def take(self, size_bytes: int) -> None:
-        """Hold more. Nobody is kept from it: who takes has to look whether that was too much."""
+    def take(self, size_bytes: int) -> bool:
+        """Hold more; whether there was room for it. It is held in any case: whoever took too much has to let go."""
         self.held_bytes += size_bytes
+        return self.held_bytes <= self.limit_bytes
 
     def give_back(self, size_bytes: int) -> None:
         self.held_bytes -= size_bytes

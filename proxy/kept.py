@@ -45,15 +45,16 @@ class KeptFrames:
 
     def append(self, frame: bytes, arrived_s: float) -> bool:
         """Take in the next one; False if it was one too many, and they are not all kept any more."""
-        self.size_bytes += len(frame)
-        self._held_bytes += len(frame)
-        self._shared.take(len(frame))
+        size_bytes = len(frame)
+        self.size_bytes += size_bytes
+        self._held_bytes += size_bytes
+        is_room = self._shared.take(size_bytes)
         self.frames.append(frame)
         self.arrived_s.append(arrived_s)
-        if self.is_whole and (self.is_too_long or self._shared.is_exceeded):
-            self.is_whole = False
-            return False
-        return True
+        if not self.is_whole or (is_room and not self.is_too_long):
+            return True
+        self.is_whole = False
+        return False
 
     def at(self, position: int) -> bytes | None:
         """The frame before which `position` others came; None if it is here no more."""

@@ -3,6 +3,7 @@
 The rule: between the last look at what is there and the launch of a new flight there is no await.
 """
 
+import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
@@ -125,7 +126,11 @@ class Lookup:
                 raise ReplayMiss(f"{self._forbidden()} A request like this one is never recorded ({ask.bypass}).")
             return self._launch(ask, "BYPASS", f"fwd=bypass; detail={ask.bypass}")
         key = ask.question.key
-        recording = await self._recorded(key, ask) if ask.plan.read else None
+        recording = self._store.recall(key) if ask.plan.read else None
+        if recording is None and (search := self._search(key, ask)) is not None:
+            recording = await search
+            # While we waited for the disk it may have been recorded anew.
+            recording = self._store.recall(key) or recording
         if recording is not None and self._will_do(recording, ask):
             return self._replay(recording, ask)
         word, forwarded = self._why_forwarded(ask, recording)
@@ -137,16 +142,12 @@ class Lookup:
             return Found(flight, "JOINED", f"{status}; collapsed", borrowed=borrowed)
         return self._launch(ask, word, status)
 
-    async def _recorded(self, key: str, ask: Ask) -> RecordedAnswer | None:
-        recording = self._store.recall(key)
-        may_join = ask.plan.forward and ask.may_join
-        if recording is None and not ask.is_absent and not (may_join and self._flights.join(key)):
-            search = self._store.look_for(key)
-            if search is not None:
-                recording = await search
-                # While we waited for the disk it may have been recorded anew.
-                recording = self._store.recall(key) or recording
-        return recording
+    def _search(self, key: str, ask: Ask) -> asyncio.Future[RecordedAnswer | None] | None:
+        """For what can't be recalled; None where there is nothing to find, or somebody to join."""
+        if not ask.plan.read or ask.is_absent:
+            return None
+        joins = ask.plan.forward and ask.may_join and self._flights.join(key) is not None
+        return None if joins else self._store.look_for(key)
 
     def _will_do(self, recording: RecordedAnswer, ask: Ask) -> bool:
         age_s = time.time() - recording.recorded_at  # not in whole seconds, as the Age header counts

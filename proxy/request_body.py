@@ -71,10 +71,10 @@ class RequestBody:
 
     def _hold(self, piece: bytes, limit_bytes: int, bodies: Allowance) -> None:
         self.held_bytes += len(piece)
-        bodies.take(len(piece))
+        is_room = bodies.take(len(piece))
         if self.held_bytes > limit_bytes:
             raise _too_large(limit_bytes)
-        if bodies.is_exceeded:
+        if not is_room:
             raise Overloaded("The proxy has no room for this request's body, beside those of others. Ask again.")
 
     def _invite(self) -> None:
