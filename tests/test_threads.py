@@ -5,10 +5,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
-from proxy.store.threads import Threads, _Inbox
+from proxy.store.threads import Threads, _Bell, _Inbox
 
 JOBS = 2000
 
@@ -44,19 +45,44 @@ async def test_each_job_of_many_is_done_once(way: str, threads: Threads) -> None
     assert Counter(done) == Counter(range(2 * JOBS))
 
 
-def test_a_job_that_comes_while_the_last_thread_falls_asleep_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_comes_while_the_last_thread_falls_asleep_is_seen() -> None:
     """After it has seen that there is none, and before it can be woken."""
-    inbox, real_lock = _Inbox(), threading.Lock
+    inbox, bell = _Inbox(), _Bell()
     job = print, (), lambda *_: None
 
-    def lock_at_a_bad_moment() -> threading.Lock:
-        monkeypatch.undo()
-        inbox.put(job)
-        return real_lock()
+    class Sleepers(list[_Bell]):
+        def append(self, bell: _Bell) -> None:
+            inbox.put(job)
+            super().append(bell)
 
-    monkeypatch.setattr(threading, "Lock", lock_at_a_bad_moment)
+    inbox._asleep = Sleepers()
 
-    assert inbox.get() is job
+    assert inbox.get(bell) is job
+    bell.close()
+
+
+async def test_a_result_that_can_not_be_told_holds_up_none_behind_it(threads: Threads) -> None:
+    """The loop hears of the fault, and who asked for the others of theirs."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Queue[object]()
+    loop.set_exception_handler(lambda _, context: heard.put_nowait(context["exception"]))
+
+    for _ in range(20):
+        threads.read_and_tell(lambda: 1 // 0, print)
+    found = await asyncio.gather(*(threads.read(int, number) for number in range(20)))
+
+    assert found == [*range(20)]
+    assert [type(await heard.get()) for _ in range(20)] == [ZeroDivisionError] * 20
+
+
+async def test_no_descriptor_is_left_of_threads_that_have_ended() -> None:
+    """What wakes them is given back, or each reopened store would leave some."""
+    before = _descriptors()
+    opened = Threads(lambda: None)
+    assert await opened.read(int) == await opened.write(int) == 0
+
+    await opened.close()
+
+    assert _descriptors() == before
 
 
 async def test_what_is_written_is_written_in_its_order(threads: Threads) -> None:
@@ -78,3 +104,7 @@ async def test_a_long_job_holds_up_none_behind_it(threads: Threads) -> None:
     go_on.set()
     assert await long
     assert all(name.startswith("store-reader-") for name in names)
+
+
+def _descriptors() -> int:
+    return len([*Path("/dev/fd").iterdir()])

@@ -4,6 +4,7 @@ The rule: each thread has a connection of its own, and closes it itself; and a j
 """
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,27 @@ _Tell = Callable[[Any, Exception | None], None]
 _Job = tuple[Callable[..., Any], tuple[Any, ...], _Tell]
 
 
+class _Bell:
+    """Wakes the one who waits for it: once for each time that it rings.
+
+    A pipe and no lock: to write lets go of the interpreter, which whoever is woken needs. By a lock he is woken only to
+    wait for that: two switches of threads more.
+    """
+
+    def __init__(self) -> None:
+        self._outlet, self._inlet = os.pipe()
+
+    def ring(self) -> None:
+        os.write(self._inlet, b"\0")
+
+    def wait(self) -> None:
+        os.read(self._outlet, 1)
+
+    def close(self) -> None:
+        os.close(self._outlet)
+        os.close(self._inlet)
+
+
 class _Inbox:
     """Jobs for some threads, which take them in their order.
 
@@ -29,30 +51,28 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._jobs: deque[_Job | None] = deque()
-        self._asleep: list[threading.Lock] = []
+        self._asleep: list[_Bell] = []
 
     def put(self, job: _Job | None) -> None:
         self._jobs.append(job)
         with suppress(IndexError):  # all are at work, and look here before they sleep
-            self._asleep.pop().release()  # the last one, whose memory is still at hand
+            self._asleep.pop().ring()  # the last one, whose memory is still at hand
 
-    def get(self) -> _Job | None:
-        """The next job, waited for."""
+    def get(self, bell: _Bell) -> _Job | None:
+        """The next job, waited for; `bell` is the calling thread's own."""
         while True:
             try:
                 return self._jobs.popleft()
             except IndexError:
-                self._sleep()
+                self._sleep(bell)
 
-    def _sleep(self) -> None:
-        wake = threading.Lock()
-        wake.acquire()
-        self._asleep.append(wake)
+    def _sleep(self, bell: _Bell) -> None:
+        self._asleep.append(bell)
         # What came just before that has woken nobody. Whoever is woken all the same looks again.
         if self._jobs:
             with suppress(IndexError):
-                self._asleep.pop().release()
-        wake.acquire()
+                self._asleep.pop().ring()
+        bell.wait()
 
 
 class Threads:
@@ -67,6 +87,7 @@ class Threads:
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         self._idle = asyncio.Event()
+        self._bells: list[_Bell] = []
         self._to_read, self._to_write = _Inbox(), _Inbox()
         self._threads = [self._started("store-writer", self._to_write)]
         self._threads += [self._started(f"store-reader-{number}", self._to_read) for number in range(_READERS)]
@@ -110,12 +131,19 @@ class Threads:
             self._to_read.put(None)
         for thread in self._threads:
             thread.join()
+        for bell in self._bells:
+            bell.close()
 
     def _started(self, name: str, inbox: _Inbox) -> threading.Thread:
         # A program that ends without closing its store does not wait for these.
-        thread = threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True)
+        thread = threading.Thread(target=self._work, args=(inbox, self._new_bell()), name=name, daemon=True)
         thread.start()
         return thread
+
+    def _new_bell(self) -> _Bell:
+        bell = _Bell()
+        self._bells.append(bell)
+        return bell
 
     def _ask(self, inbox: _Inbox, call: Callable[..., _T], arguments: tuple[Any, ...]) -> asyncio.Future[_T]:
         answer: asyncio.Future[_T] = self._loop.create_future()
@@ -126,8 +154,8 @@ class Threads:
         self._under_way += 1
         inbox.put((call, arguments, tell))
 
-    def _work(self, inbox: _Inbox) -> None:
-        while (job := inbox.get()) is not None:
+    def _work(self, inbox: _Inbox, bell: _Bell) -> None:
+        while (job := inbox.get(bell)) is not None:
             call, arguments, tell = job
             try:
                 result, fault = call(*arguments), None
