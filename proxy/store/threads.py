@@ -18,27 +18,28 @@ _READERS = 4  # so that a long recording does not hold up a short one
 _Arguments = TypeVarTuple("_Arguments")
 _T = TypeVar("_T")
 _Tell = Callable[[Any, Exception | None], None]
+_Result = tuple[_Tell, Any, Exception | None]
 _Job = tuple[Callable[..., Any], tuple[Any, ...], _Tell]
 
 
 class _Bell:
     """Wakes the one who waits for it: once for each time that it rings.
 
-    A pipe and no lock: to write lets go of the interpreter, which whoever is woken needs. By a lock he is woken only to
-    wait for that: two switches of threads more.
+    A pipe and no lock, nor the loop's `call_soon_threadsafe`: to write lets go of the interpreter, which whoever is
+    woken needs. By the others he is woken only to wait for that: two switches of threads more.
     """
 
     def __init__(self) -> None:
-        self._outlet, self._inlet = os.pipe()
+        self.outlet, self._inlet = os.pipe()
 
     def ring(self) -> None:
         os.write(self._inlet, b"\0")
 
     def wait(self) -> None:
-        os.read(self._outlet, 1)
+        os.read(self.outlet, 1)
 
     def close(self) -> None:
-        os.close(self._outlet)
+        os.close(self.outlet)
         os.close(self._inlet)
 
 
@@ -88,6 +89,10 @@ class Threads:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._bells: list[_Bell] = []
+        self._results: deque[_Result] = deque()
+        self._done = self._new_bell()
+        """Rings for each result."""
+        self._loop.add_reader(self._done.outlet, self._tell_next)
         self._to_read, self._to_write = _Inbox(), _Inbox()
         self._threads = [self._started("store-writer", self._to_write)]
         self._threads += [self._started(f"store-reader-{number}", self._to_read) for number in range(_READERS)]
@@ -131,6 +136,7 @@ class Threads:
             self._to_read.put(None)
         for thread in self._threads:
             thread.join()
+        self._loop.remove_reader(self._done.outlet)
         for bell in self._bells:
             bell.close()
 
@@ -161,12 +167,14 @@ class Threads:
                 result, fault = call(*arguments), None
             except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
                 result, fault = None, error
-            with suppress(RuntimeError):  # the loop is closed: nobody awaits it
-                self._loop.call_soon_threadsafe(self._tell, tell, result, fault)
+            self._results.append((tell, result, fault))
+            self._done.ring()
             # Not kept while nothing is to be done: it may be many megabytes.
             del job, call, arguments, tell, result, fault
 
-    def _tell(self, tell: _Tell, result: object, fault: Exception | None) -> None:
+    def _tell_next(self) -> None:
+        self._done.wait()  # not at all: the loop has seen that it rang
+        tell, result, fault = self._results.popleft()
         try:
             tell(result, fault)
         finally:
