@@ -1,15 +1,18 @@
 """A database that is broken: no wrong byte is served, no start fails for it, and what was paid for is not destroyed."""
 
+import fcntl
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.recording import Recording
+from proxy.store import directory as directory_module
 from proxy.store import tiered as store_module
 from proxy.store.codec import Damaged, decode, encode
 from proxy.store.database import ShelfTrouble
@@ -218,6 +221,27 @@ def test_one_that_another_process_has_moved_aside_is_not_moved_again(directory: 
 
         assert late.get(key_of("one"))
         assert len(aside(directory)) == 1
+
+
+def test_one_that_is_being_looked_at_is_not_moved_aside(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever would do so waits: what was found out about one file is not taken for true of the next."""
+    directory.mkdir(mode=0o700)
+    make_garbage(directory / "cache.db")
+    look = directory_module._refuse_foreign
+
+    def look_late(*arguments: Any) -> None:
+        monkeypatch.undo()
+        with monkeypatch.context() as unwilling_to_wait, suppress(UnusableDirectory):
+            unwilling_to_wait.setattr(fcntl, "LOCK_EX", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            open_shelf(directory, MIB).close()
+        look(*arguments)
+
+    monkeypatch.setattr(directory_module, "_refuse_foreign", look_late)
+    with closing(open_shelf(directory, MIB)) as shelf:
+        put(shelf, recording("one"))
+
+        assert shelf.get(key_of("one"))
+    assert len(aside(directory)) == 1
 
 
 async def recorded(proxy: Proxy, upstream: ScriptedUpstream) -> None:

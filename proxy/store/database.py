@@ -14,7 +14,7 @@ import diskcache
 from diskcache.core import DEFAULT_SETTINGS, MODE_RAW
 
 from proxy.store.codec import Damaged
-from proxy.store.directory import LOCK_TIMEOUT_S, FileId, is_damage, prepare, refuse_database
+from proxy.store.directory import LOCK_TIMEOUT_S, FileId, is_damage, prepared, refuse_database
 
 # All settings are given, because diskcache takes over what it finds in the database for those that are not.
 _SETTINGS = DEFAULT_SETTINGS | {
@@ -76,14 +76,13 @@ def open_database(directory: Path) -> tuple[diskcache.Cache, FileId]:
     Raises:
         UnusableDirectory: there can be no store in it; `DamagedDatabase` if that is so because of the database.
     """
-    # Which file it is has been found out before anything opens it: one that takes its place later is noticed.
-    opened = prepare(directory, _SETTINGS)
-    try:
-        cache = diskcache.Cache(str(directory), timeout=LOCK_TIMEOUT_S, disk=BytesDisk, **_SETTINGS)
-    except (sqlite3.Error, LookupError, TypeError, ValueError) as error:
-        refuse_database(directory, opened, error)
-    # The thread that opens it may never use it again.
-    cache.close()
+    with prepared(directory, _SETTINGS) as opened:
+        try:
+            cache = diskcache.Cache(str(directory), timeout=LOCK_TIMEOUT_S, disk=BytesDisk, **_SETTINGS)
+        except (LookupError, TypeError, ValueError) as error:
+            refuse_database(directory, opened, error)
+        # The thread that opens it may never use it again.
+        cache.close()
     return cache, opened
 
 

@@ -65,7 +65,7 @@ class DamagedDatabase(UnusableDirectory):
 
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
-    """Keep out other processes that would make or move a database: one would take away what the other has just made."""
+    """Keep out other processes that would open, make or move a database: one would take away what another has made."""
     held = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -94,8 +94,11 @@ def file_id(path: Path | str) -> FileId | None:
     return facts.st_dev, facts.st_ino
 
 
-def prepare(directory: Path, settings: Collection[str]) -> FileId:
+@contextmanager
+def prepared(directory: Path, settings: Collection[str]) -> Iterator[FileId]:
     """Make sure of a directory that holds a database of ours, or an empty file to become one; which file that is.
+
+    Until the end of the block it stays that one: other processes wait before they open, make or move any.
 
     `settings` are the names of those that a database of ours has, besides diskcache's own counters. A new or empty
     directory is given a `.gitignore`: recordings are nobody else's business.
@@ -110,17 +113,18 @@ def prepare(directory: Path, settings: Collection[str]) -> FileId:
         _refuse_unsafe(directory)
         if not any(directory.iterdir()):
             (directory / ".gitignore").write_text("*\n")
-        with alone_in(directory):  # or another process could make one at the same time, or move this one aside
+        # Or another process could make one at the same time, or move this one aside before SQLite opens it: that would
+        # open the next one instead, or make one that others may read.
+        with alone_in(directory):
             found = _make_sure_of(database)
+            _refuse_foreign(database, {*settings, *METADATA})
+            yield found
     except FileExistsError as error:
         raise UnusableDirectory(directory, "there is a file of that name; name a directory") from error
     except OSError as error:
         raise UnusableDirectory(directory, f"it can't be used ({error.strerror}); name another one") from error
-    try:
-        _refuse_foreign(database, {*settings, *METADATA})
     except sqlite3.Error as error:
         refuse_database(directory, found, error)
-    return found
 
 
 def refuse_database(directory: Path, opened: FileId, error: Exception) -> NoReturn:
