@@ -3,7 +3,7 @@
 import fcntl
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,7 @@ from proxy.store.codec import Damaged, decode, encode
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
+from proxy.store.rows import Row
 from proxy.store.upkeep import STORE_SET_ASIDE, Upkeep, open_shelf
 from tests.commands import reprise
 from tests.conftest import Log, StartProxy
@@ -25,7 +26,7 @@ from tests.exchanges import store_of, word
 from tests.exchanges import until as meanwhile
 from tests.harness import STREAM, STREAMED, Proxy, ScriptedUpstream, stream
 from tests.recordings import key_of, recording
-from tests.shelves import MIB, noise, plant, put
+from tests.shelves import MIB, noise, plant, put, row
 
 PAGE_BYTES = 4096
 
@@ -242,6 +243,26 @@ def test_one_that_is_being_looked_at_is_not_moved_aside(directory: Path, monkeyp
 
         assert shelf.get(key_of("one"))
     assert len(aside(directory)) == 1
+
+
+def test_what_went_into_one_that_was_just_moved_aside_is_written_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process moves it between the look whether it is in place and the transaction."""
+    with closing(Shelf.open(directory, MIB)) as shelf, closing(Shelf.open(directory, MIB)) as of_another:
+        put(shelf, recording("before"))
+        another, upkeep, write = Upkeep(of_another), Upkeep(shelf), Shelf.put_all
+
+        def write_late(shelf: Shelf, rows: Sequence[Row]) -> None:
+            monkeypatch.undo()
+            another._replace("damaged")
+            write(shelf, rows)
+
+        monkeypatch.setattr(Shelf, "put_all", write_late)
+        upkeep.put([row(recording("one"))])
+
+        assert of_another.get(key_of("one"))
+        assert shelf.get(key_of("one"))
 
 
 async def recorded(proxy: Proxy, upstream: ScriptedUpstream) -> None:

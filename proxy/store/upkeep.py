@@ -49,14 +49,10 @@ class Upkeep:
             UnusableDirectory: the directory is gone, and there can be no other in its place.
         """
         self.tend()
-        try:
-            self._shelf.put_all(rows)
-        except ShelfDamaged as refused:
-            damage = refused
-        else:
-            return
-        self._replace(str(damage))
-        self._shelf.put_all(rows)
+        self._put(rows)
+        if not self._shelf.is_in_place():  # it was moved just then, and they may be in it
+            self.tend()
+            self._put(rows)
 
     def tend(self) -> None:
         """Open what is there now, if somebody has moved or removed the database.
@@ -83,6 +79,16 @@ class Upkeep:
         else:
             return
         self._replace(str(damage))
+
+    def _put(self, rows: Sequence[Row]) -> None:
+        try:
+            self._shelf.put_all(rows)
+        except ShelfDamaged as refused:
+            damage = refused
+        else:
+            return
+        self._replace(str(damage))
+        self._shelf.put_all(rows)
 
     def _replace(self, reason: str) -> None:
         try:
