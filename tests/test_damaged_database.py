@@ -16,10 +16,10 @@ from proxy.store import directory as directory_module
 from proxy.store import tiered as store_module
 from proxy.store.codec import Damaged, decode, encode
 from proxy.store.database import ShelfTrouble
-from proxy.store.directory import UnusableDirectory
+from proxy.store.directory import DamagedDatabase, UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.rows import Row
-from proxy.store.upkeep import STORE_SET_ASIDE, Upkeep, open_shelf
+from proxy.store.upkeep import STORE_SET_ASIDE, Upkeep, _make_way, open_shelf
 from tests.commands import reprise
 from tests.conftest import Log, StartProxy
 from tests.exchanges import store_of, word
@@ -263,6 +263,22 @@ def test_what_went_into_one_that_was_just_moved_aside_is_written_again(
 
         assert of_another.get(key_of("one"))
         assert shelf.get(key_of("one"))
+
+
+def test_a_new_one_is_not_taken_for_the_damaged_one_that_was_removed(directory: Path) -> None:
+    """The file system gives the number of a file that is gone to the next one, if it may."""
+    Shelf.open(directory, MIB).close()
+    (directory / "cache.db.damaged-20200101T000000.000000Z").write_bytes(b"x" * 1_000_000)
+    make_garbage(directory / "cache.db")
+    with pytest.raises(DamagedDatabase) as late:
+        Shelf.open(directory, MIB)
+    with closing(open_shelf(directory, MIB)) as early:
+        put(early, recording("one"))
+
+        _make_way(late.value)
+
+        assert early.get(key_of("one"))
+    assert [path.stat().st_size for path in aside(directory)] == [1_000_000]
 
 
 async def recorded(proxy: Proxy, upstream: ScriptedUpstream) -> None:

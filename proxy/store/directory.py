@@ -94,6 +94,19 @@ def file_id(path: Path | str) -> FileId | None:
     return facts.st_dev, facts.st_ino
 
 
+def make_database(database: Path) -> None:
+    """Make the empty file that is to become one, where there is none; while `alone_in` its directory.
+
+    Raises:
+        OSError: it can't be made, or there is one.
+    """
+    # What is left beside one that was removed would be taken for a part of the new one, by SQLite and under its users.
+    for companion in COMPANIONS:
+        database.with_name(database.name + companion).unlink(missing_ok=True)
+    # SQLite's other files take the mode of this one, and none is readable for others in a directory that is.
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+
+
 @contextmanager
 def prepared(directory: Path, settings: Collection[str]) -> Iterator[FileId]:
     """Make sure of a directory that holds a database of ours, or an empty file to become one; which file that is.
@@ -167,21 +180,13 @@ def _make_sure_of(database: Path) -> FileId:
     try:
         facts = database.lstat()
     except FileNotFoundError:
-        _make(database)
+        make_database(database)
         facts = database.lstat()
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "its database is not a file")
     if not os.access(database, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return facts.st_dev, facts.st_ino
-
-
-def _make(database: Path) -> None:
-    # What is left beside one that was removed would be taken for a part of the new one, by SQLite and under its users.
-    for companion in COMPANIONS:
-        database.with_name(database.name + companion).unlink(missing_ok=True)
-    # SQLite's other files take the mode of this one, and none is readable for others in a directory that is.
-    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
 
 def _refuse_foreign(database: Path, known_settings: Collection[str]) -> None:

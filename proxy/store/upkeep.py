@@ -11,7 +11,16 @@ from pathlib import Path
 
 from proxy.events import log
 from proxy.store.database import ShelfDamaged, ShelfTrouble
-from proxy.store.directory import COMPANIONS, DATABASE, WRITE_AHEAD_LOG, DamagedDatabase, FileId, alone_in, file_id
+from proxy.store.directory import (
+    COMPANIONS,
+    DATABASE,
+    WRITE_AHEAD_LOG,
+    DamagedDatabase,
+    FileId,
+    alone_in,
+    file_id,
+    make_database,
+)
 from proxy.store.disk import Shelf
 from proxy.store.rows import Row
 
@@ -125,6 +134,10 @@ def _set_aside(directory: Path, damaged: FileId, reason: str) -> None:
         for companion in (*COMPANIONS, ""):
             with suppress(FileNotFoundError):
                 (directory / f"{DATABASE}{companion}").rename(directory / f"{aside.name}{companion}")
+        # Before any other is removed: the new one would be given the number of that one, and whoever has found that one
+        # damaged would move this one. Where it can't be made, whoever opens it says so.
+        with suppress(OSError):
+            make_database(database)
         removed = _keep_the_largest(directory)
     log.error(STORE_SET_ASIDE, path=str(aside), reason=reason, removed=removed)
 
