@@ -153,6 +153,17 @@ def test_one_that_can_not_be_stored_leaves_the_others_out_too(directory: Path, s
     assert shelf.count == 3
 
 
+def test_what_a_planted_index_keeps_out_is_not_taken_for_stored(directory: Path, shelf: Shelf) -> None:
+    """A row that is passed over has a forerunner under its key, or is a failure; it does not vanish."""
+    put(shelf, recording("one"))
+    plant(directory, "CREATE UNIQUE INDEX planted ON Cache (mode, raw)")
+
+    with pytest.raises(ShelfTrouble, match="UNIQUE"):
+        put(shelf, recording("two"))
+
+    assert list(shelf.keys()) == [key_of("one")]
+
+
 def file_beside_a_value(directory: Path, key: str, _: Path) -> None:
     plant_row(directory, key, mode=1, filename="../outside", value=b"x", tag=b"{}")
 

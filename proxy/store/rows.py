@@ -34,9 +34,10 @@ _GET_SHORT = f"""
 # number: SQLite takes a third of the time of a short row to understand it, and Python remembers those that come again.
 _ROWS_A_STATEMENT = 64
 _REMOVE = "DELETE FROM Cache WHERE raw = 1 AND key IN"
-# Where a key that is there already stopped it in the middle, SQLite would note in a file how to undo the half of it.
 _INSERT = "INSERT INTO Cache (key, value, tag, raw, store_time, access_time, mode) VALUES"
 _INSERTED = f"(?, ?, ?, 1, ?, ?, {MODE_RAW})"
+# Else a key that is there already would stop it in the middle, and SQLite notes in a file how to undo the half of it.
+_UNLESS_THERE = "ON CONFLICT DO NOTHING"
 _ROWS = """
     SELECT rowid, key, tag, length(value), access_count FROM Cache
     WHERE rowid > ? AND raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'blob' AND typeof(value) = 'blob'
@@ -95,9 +96,9 @@ def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     now_s, took_a_place, all_rows = time.time(), False, list(latest.values())
     for start in range(0, len(all_rows), _ROWS_A_STATEMENT):
         some = all_rows[start : start + _ROWS_A_STATEMENT]
-        insert = f"{_INSERT} {','.join([_INSERTED] * len(some))} ON CONFLICT DO NOTHING"
+        insert = f"{_INSERT} {','.join([_INSERTED] * len(some))}"
         values = tuple(chain.from_iterable([(*row, now_s, now_s) for row in some]))
-        if connection.execute(insert, values).rowcount < len(some):
+        if connection.execute(f"{insert} {_UNLESS_THERE}", values).rowcount < len(some):
             # A row that is written over would keep its place in the order of storing.
             connection.execute(f"{_REMOVE} ({','.join('?' * len(some))})", [key for key, _, _ in some])
             connection.execute(insert, values)
