@@ -99,10 +99,11 @@ class Reading:
         self._searches.clear()
 
     def _call(self) -> None:
-        # One thread takes all that wait, and those who ask while it is at it call another.
+        # One thread takes all that are asked for in a turn of the event loop. It begins as soon as it is called, and
+        # those who ask while it is at it call another.
         if not self._is_called:
             self._is_called = True
-            self._threads.read_and_tell(self._read_some, self._answer)
+            self._loop.call_soon(self._threads.read_and_tell, self._read_some, self._answer)
 
     def _read_some(self) -> list[_Result]:
         self._is_called = False
