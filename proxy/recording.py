@@ -14,7 +14,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 # What an answer and a request take in memory besides their bodies, as measured: names, values, and what holds them.
 _ANSWER_BYTES = 864
-_FIELD_BYTES = 160  # of the head
+_FIELD_BYTES = 144  # of the head, besides its value
 _FRAME_BYTES = 12
 _REQUEST_BYTES = 288
 
@@ -131,4 +131,5 @@ class Recording(NamedTuple):
 
 
 def _held_bytes(head: Head, body: bytes, timeline: Timeline) -> int:
-    return len(body) + _FRAME_BYTES * len(timeline.lengths) + _FIELD_BYTES * len(head.headers) + _ANSWER_BYTES
+    fields_bytes = sum([_FIELD_BYTES + len(value) for _, value in head.headers])
+    return len(body) + _FRAME_BYTES * len(timeline.lengths) + fields_bytes + _ANSWER_BYTES
