@@ -90,8 +90,9 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._expect_no_head()
-        super().connection_lost(exc)
-        self._newest_body = EMPTY_PAYLOAD  # it knows its connection: both would wait for the collector
+        # Each of these knows its connection, or frames and answers that do: all would wait for the collector.
+        super().connection_lost(exc and exc.with_traceback(None))
+        self._newest_body = EMPTY_PAYLOAD
 
     def data_received(self, data: bytes) -> None:
         if self._unreadable or self._close or self._force_close:

@@ -152,11 +152,11 @@ class Upstream:
             try:
                 return await self._send_once(outgoing)
             except faults.NoConnection as fault:
-                wait_s = retry.backoff_s(failures)
+                error, wait_s = fault.error, retry.backoff_s(failures)
                 if fault.is_hopeless or wait_s is None or failures == retry.CONNECT_ATTEMPTS:
-                    raise fault.error from fault
+                    break
             await asyncio.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+        raise error  # not within the handler: each would know the other, and both the body, until a collection
 
     async def _send_once(self, outgoing: Outgoing) -> Answer:
         if self._turns is not None:

@@ -2,14 +2,17 @@
 
 import gc
 import os
+import socket
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 
 import orjson
 import pytest
 
 from proxy.run import _COLLECTED_OBJECTS
 from tests.by_hand import served
+from tests.conftest import StartProxy
 from tests.exchanges import until
 from tests.harness import (
     ANSWER,
@@ -19,10 +22,13 @@ from tests.harness import (
     PROMPT,
     RESET,
     STREAMED,
+    Barrier,
+    Connection,
     Part,
     Proxy,
     ScriptedUpstream,
     chunk,
+    event,
     plain,
     request_bytes,
     sse_head,
@@ -68,15 +74,60 @@ async def test_an_exchange_that_has_ended_leaves_nothing_to_the_collector(
     asked, answer = EXCHANGES[exchange]
     upstream.will_send(*answer)
 
-    connection = await proxy.connect()
-    connection.send(request_bytes("POST", CHAT, [("Content-Type", "application/json")], orjson.dumps(asked)))
+    connection = await asking(proxy, asked)
     await connection.response("POST")
     await connection.close()
+
+    assert await left_by(proxy) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.skipif(TAKES_THE_LONGER_WAY, reason="what aiohttp's client leaves of a failure is for the collector")
+async def test_an_upstream_that_nobody_reaches_leaves_nothing_to_the_collector(start_proxy: StartProxy) -> None:
+    """However often it is asked, and however long the bodies are."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    proxy = await start_proxy(upstream__base_url=f"http://127.0.0.1:{port}/v1")
+
+    connection = await asking(proxy, PROMPT)
+    assert (await connection.response("POST")).status == HTTPStatus.BAD_GATEWAY
+    await connection.close()
+
+    assert await left_by(proxy) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.skipif(TAKES_THE_LONGER_WAY, reason="what aiohttp's client leaves of a failure is for the collector")
+@pytest.mark.parametrize("target", [CHAT, "/v1/files"])
+async def test_a_client_that_leaves_within_a_stream_leaves_nothing_to_the_collector(
+    target: str, start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Neither what has come of the answer, whether it is recorded or only passed on."""
+    proxy = await start_proxy(cache__linger="0")
+    barrier = Barrier()
+    upstream.will_send(sse_head(), chunk(HELLO), barrier, *[chunk(event("x" * 60_000))] * 20)
+
+    connection = await asking(proxy, STREAMED, target)
+    await connection.reader.readuntil(HELLO)
+    await barrier.reached.wait()
+    connection.writer.transport.abort()
+    barrier.release()
+
+    assert await left_by(proxy) == []
+
+
+async def asking(proxy: Proxy, asked: Mapping[str, object], target: str = CHAT) -> Connection:
+    connection = await proxy.connect()
+    connection.send(request_bytes("POST", target, [("Content-Type", "application/json")], orjson.dumps(asked)))
+    return connection
+
+
+async def left_by(proxy: Proxy) -> list[object]:
+    """What of ours only the collector has found, when all has ended."""
     await until(lambda: not served(proxy))
     await until(lambda: not proxy.app._traffic.active and not proxy.app._flights._unsettled)
-
     gc.collect()
-    assert [each for each in gc.garbage if type(each).__module__.startswith("proxy.")] == []
+    return [each for each in gc.garbage if type(each).__module__.startswith("proxy.")]
 
 
 @pytest.fixture
@@ -112,7 +163,7 @@ def test_what_is_in_a_cycle_is_let_go_in_the_end() -> None:
     """What was there for long as well, such as a connection of hours: under load, too."""
     gc.collect()
     gc.set_threshold(*_COLLECTED_OBJECTS)
-    connection = Connection()
+    connection = KnowsItself()
     known = weakref.ref(connection)
     gc.collect()
     gc.collect()
@@ -125,8 +176,8 @@ def test_what_is_in_a_cycle_is_let_go_in_the_end() -> None:
     assert known() is None
 
 
-class Connection:
-    """Knows itself."""
+class KnowsItself:
+    """As a connection may."""
 
     def __init__(self) -> None:
         self.handler = self.handle
