@@ -211,7 +211,7 @@ class DirectConnection(asyncio.Protocol):
         if transport is not None:
             if broken or is_spoiled or reader.has_surplus or not reader.keeps_alive or self._has_unsent(transport):
                 self._hang_up()
-            elif not self._reads:
+            else:
                 self.resume_reading()
         self._release()
         answer.end(broken)

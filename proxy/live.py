@@ -85,8 +85,7 @@ class LiveLog:
         return listener
 
     def leave(self, listener: Listener) -> None:
-        if listener.is_stalled:
-            self._note_stall(listener, is_stalled=False)
+        self._note_stall(listener, is_stalled=False)
         del self._listeners[listener]
         self._steer()
         if self.ended:

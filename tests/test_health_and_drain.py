@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from proxy import events
+from proxy.traffic import Traffic
 from tests.conftest import Log, StartProxy
 from tests.exchanges import store_of, take, until, word
 from tests.harness import (
@@ -96,6 +97,22 @@ async def test_a_stream_under_way_is_finished_and_stored(
     assert [line["event"] for line in map(orjson.loads, log.getvalue().splitlines())][-1] == events.STOPPED
     assert await word((await start_proxy()).ask(STREAMED)) == "HIT"
     assert upstream.requests_seen == 1
+
+
+async def test_a_request_is_waited_for_also_where_others_have_ended_before() -> None:
+    """That nobody was answered for a while says nothing of now."""
+    traffic = Traffic(max_body_bytes=0)
+    earlier, now = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    traffic.count(earlier)
+    earlier.set_result(None)
+    await traffic.idle()
+    traffic.count(now)
+
+    waiting = [asyncio.create_task(traffic.idle()) for _ in range(2)]
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(10)))
+    assert not any(each.done() for each in waiting)
+    now.set_result(None)
+    await asyncio.gather(*waiting)
 
 
 async def test_new_requests_are_turned_away_meanwhile(
