@@ -5,7 +5,7 @@ The rule: no body holds up the event loop, however long it is and whatever is to
 
 import asyncio
 
-from proxy.incoming import Incoming
+from proxy.incoming import Incoming, PlainRequest
 from proxy.intake import Intake
 from proxy.question import KeyRules, Premise, Question, Questions
 from proxy.sessions import Sessions, Turn
@@ -28,12 +28,16 @@ class Asking:
         self._sessions = sessions
         self._searching = asyncio.Semaphore(_SEARCHED_AT_A_TIME)
 
-    async def question(self, premise: Premise, body: bytes, digest: bytes | None = None) -> Question:
-        """Read the body of a request, whose SHA-256 `digest` may be known.
+    async def question(self, premise: Premise, body: bytes, plain: PlainRequest | None = None) -> Question:
+        """Read the body of a request; that of a plain one may have been read, or its digest be known.
 
         Raises:
             Uncacheable: it has no key, with the reason.
         """
+        # Another premise is that of other settings, which were read anew meanwhile.
+        if plain is not None and plain.question is not None and plain.known.premise is premise:
+            return plain.question
+        digest = plain.digest if plain is not None else None
         if self._questions.take_long:
             return await self._searched(premise, body, digest)
         if len(body) <= _KEYED_AT_ONCE_BYTES:

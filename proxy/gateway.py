@@ -150,7 +150,7 @@ class Gateway:
             return Ask(outgoing, intake.controls, intake.plan, question=None, bypass=intake.bypass)
         try:
             plain = request if isinstance(request, PlainRequest) else None
-            question = await self._asking.question(intake.premise, body, plain.digest if plain else None)
+            question = await self._asking.question(intake.premise, body, plain)
             if intake.controls.session:
                 question, exchange.turn = await self._asking.in_turn(request, intake, question, body)
         except Uncacheable as uncacheable:

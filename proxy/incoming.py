@@ -13,7 +13,7 @@ from aiohttp.http import HttpVersion, RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from proxy.intake import Intake
-from proxy.question import Gist, Premise
+from proxy.question import Gist, Premise, Question
 from proxy.recording import Headers
 
 
@@ -78,6 +78,7 @@ class PlainRequest:
         "known",
         "method",
         "protocol",
+        "question",
         "raw_headers",
         "raw_path",
         "version",
@@ -101,7 +102,9 @@ class PlainRequest:
         self.digest: bytes | None = None
         """That of the body, SHA-256."""
         self.gist: Gist | None = None
-        """What is known of its body, if that was read before."""
+        """What is known of its body, if that has been read."""
+        self.question: Question | None = None
+        """All of it, if it has been read for this request."""
         self.is_absent = False
         """Whether its answer was looked for already, and is not there."""
 

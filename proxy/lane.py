@@ -2,8 +2,8 @@
 
 Clients send the same head again and again. When the server behind this has read one, and it was that of a plain
 request on a cached route, its bytes are remembered with what they said: nothing is parsed here, the same bytes say the
-same. A request that begins with such bytes, has come whole in one read, and by the digest of its body asks what a
-recording answers, gets that in one write: at once if it is in memory, from disk a moment later.
+same. A request that begins with such bytes, has come whole in one read, and asks what a recording answers, gets that in
+one write: at once if it is in memory, from disk a moment later.
 
 The rule: it answers only what it is sure of, and then just as the gateway would. Everything else it leaves alone.
 """
@@ -17,6 +17,7 @@ from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from proxy import admission, events, framing, headers, policy
+from proxy.canonical import Uncacheable
 from proxy.config import Settings
 from proxy.connection import ClientConnection
 from proxy.errors import RepriseError
@@ -65,19 +66,33 @@ class FastLane:
     def look_up(self, request: PlainRequest) -> RecordedAnswer | asyncio.Future[RecordedAnswer | None] | None:
         """What is recorded for it, if that is in memory, or soon to come from disk; None where it is not for us to say.
 
-        A body that was not read before is not read here.
+        A body that was not read before is read here, unless that may take long.
         """
-        premise, intake = request.known.premise, request.known.intake
+        intake = request.known.intake
         request.digest = sha256(request.body).digest()
-        gist = self._questions.gist(premise, request.digest)
-        if gist is None or not intake.plan.read:
+        if not intake.plan.read or (intake.controls.pace or self._pace).kind != "instant":
             return None
-        if (intake.controls.pace or self._pace).kind != "instant":
+        key = self._key(request, request.digest)
+        if key is None:
             return None
-        request.gist = gist
-        if (recording := self._store.recall(gist.key)) is not None:
+        if (recording := self._store.recall(key)) is not None:
             return recording
-        return None if self._flights.join(gist.key) else self._store.look_for(gist.key)
+        if self._flights.join(key) is not None:
+            return None
+        search = self._store.look_for(key)
+        request.is_absent = search is None
+        return search
+
+    def _key(self, request: PlainRequest, digest: bytes) -> str | None:
+        premise = request.known.premise
+        request.gist = self._questions.gist(premise, digest)
+        if request.gist is None and not self._questions.take_long:
+            try:
+                request.question = self._questions.question(premise, request.body, digest)
+            except Uncacheable:
+                return None
+            request.gist = request.question.gist
+        return request.gist and request.gist.key
 
     def replay(self, request: PlainRequest, recording: RecordedAnswer, transport: asyncio.WriteTransport) -> bool:
         """Answer it with that, unless it won't do, or is for the gateway to play."""

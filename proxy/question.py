@@ -74,6 +74,10 @@ class Question(NamedTuple):
     """What the canonical form leaves out, where the body is still to be brought into it."""
 
     @property
+    def gist(self) -> Gist:
+        return Gist(self.key, self.stream, self.model, self.choices_expected)
+
+    @property
     def unread_bytes(self) -> int:
         """What `request` has to read first."""
         return 0 if self.ignore is None else len(self.body)
@@ -170,8 +174,7 @@ class Questions:
             return
         if len(self._gists) >= _MOST_GISTS:
             self._gists.clear()
-        gist = Gist(question.key, question.stream, question.model, question.choices_expected)
-        self._gists[premise.key_prefix, digest] = gist
+        self._gists[premise.key_prefix, digest] = question.gist
 
 
 def read_body(premise: Premise, body: bytes, ignore: Sequence[Pointer], normalize: Normalize | None = None) -> Question:

@@ -256,6 +256,18 @@ async def test_what_is_not_known_takes_the_long_way(proxy: Proxy, upstream: Scri
     assert taken_the_long_way(proxy) == 2
 
 
+async def test_a_body_that_was_never_read_before_is_found_as_well(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    """In another order it is as long, so that its head is known; and it asks the same."""
+    upstream.will_send(plain_answer(ANSWER))
+    connection = await recorded(proxy, asking())
+    reordered = orjson.dumps(dict(reversed(list(PROMPT.items()))))
+    assert len(reordered) == len(PLAIN)
+    assert reordered != PLAIN
+
+    assert (await answer_to(connection, asking(reordered))).get("x-cache-status") == "HIT"
+    assert taken_the_long_way(proxy) == 1
+
+
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PLAIN), PLAIN)
 LEFT_ALONE = {
     "no-cache": (asking(PLAIN, ("Cache-Control", "no-cache")), "REFRESH"),
@@ -405,6 +417,34 @@ async def test_other_settings_hold_from_the_next_request_on(
     await proxy.app.reload(old.model_copy(update={"cache": old.cache.model_copy(update={"mode": "passthrough"})}))
 
     assert (await answer_to(connection, asking())).get("x-cache-status") == "BYPASS"
+
+
+async def test_a_key_of_other_settings_is_not_recorded_under(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read anew while the disk is asked: the body has been read, and is read again."""
+    proxy = await start_proxy()
+    upstream.will_send(plain_answer(ANSWER))
+    connection = await recorded(proxy, asking())
+    searches: list[asyncio.Future[None]] = []
+
+    def look_for(_: str) -> asyncio.Future[None]:
+        searches.append(asyncio.get_running_loop().create_future())
+        return searches[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_of(proxy), "look_for", look_for)
+        connection.send(asking(PLAIN.replace(b"hello", b"jello")))
+        await until(lambda: bool(searches))
+    old = proxy.app._settings
+    await proxy.app.reload(old.model_copy(update={"cache": old.cache.model_copy(update={"scope": "credential"})}))
+    searches[0].set_result(None)
+    response = await connection.response("POST")
+
+    assert (response.get("x-cache-status"), await response.body()) == ("MISS", ANSWER)
+    await until(lambda: not proxy.app._flights._by_key)
+    again = await answer_to(await proxy.connect(), asking(PLAIN.replace(b"hello", b"jello")))
+    assert again.get("x-cache-status") == "HIT"
 
 
 async def test_what_is_known_of_heads_has_a_bound(
