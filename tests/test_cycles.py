@@ -7,13 +7,12 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 
-import orjson
 import pytest
 
 from proxy.run import _COLLECTED_OBJECTS
 from tests.by_hand import served
 from tests.conftest import StartProxy
-from tests.exchanges import until
+from tests.exchanges import take, until
 from tests.harness import (
     ANSWER,
     CHAT,
@@ -23,14 +22,12 @@ from tests.harness import (
     RESET,
     STREAMED,
     Barrier,
-    Connection,
     Part,
     Proxy,
     ScriptedUpstream,
     chunk,
     event,
     plain,
-    request_bytes,
     sse_head,
     stream,
 )
@@ -74,9 +71,8 @@ async def test_an_exchange_that_has_ended_leaves_nothing_to_the_collector(
     asked, answer = EXCHANGES[exchange]
     upstream.will_send(*answer)
 
-    connection = await asking(proxy, asked)
-    await connection.response("POST")
-    await connection.close()
+    await proxy.ask(asked)
+    await proxy.close()
 
     assert await left_by(proxy) == []
 
@@ -89,9 +85,8 @@ async def test_an_upstream_that_nobody_reaches_leaves_nothing_to_the_collector(s
         port = closed.getsockname()[1]
     proxy = await start_proxy(upstream__base_url=f"http://127.0.0.1:{port}/v1")
 
-    connection = await asking(proxy, PROMPT)
-    assert (await connection.response("POST")).status == HTTPStatus.BAD_GATEWAY
-    await connection.close()
+    assert (await proxy.ask()).status == HTTPStatus.BAD_GATEWAY
+    await proxy.close()
 
     assert await left_by(proxy) == []
 
@@ -107,19 +102,13 @@ async def test_a_client_that_leaves_within_a_stream_leaves_nothing_to_the_collec
     barrier = Barrier()
     upstream.will_send(sse_head(), chunk(HELLO), barrier, *[chunk(event("x" * 60_000))] * 20)
 
-    connection = await asking(proxy, STREAMED, target)
-    await connection.reader.readuntil(HELLO)
+    response = await proxy.ask(STREAMED, target)
+    await take(response, HELLO)
     await barrier.reached.wait()
-    connection.writer.transport.abort()
+    await response.leave()
     barrier.release()
 
     assert await left_by(proxy) == []
-
-
-async def asking(proxy: Proxy, asked: Mapping[str, object], target: str = CHAT) -> Connection:
-    connection = await proxy.connect()
-    connection.send(request_bytes("POST", target, [("Content-Type", "application/json")], orjson.dumps(asked)))
-    return connection
 
 
 async def left_by(proxy: Proxy) -> list[object]:
