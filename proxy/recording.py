@@ -57,6 +57,11 @@ class RecordedRequest(NamedTuple):
     namespace: str = ""
     sample: int = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, near enough to account for it."""
+        return len(self.body) + _REQUEST_BYTES
+
 
 class Timeline(NamedTuple):
     """The length of each frame and when it arrived.
@@ -90,11 +95,8 @@ class RecordedAnswer(NamedTuple):
     timeline: Timeline
     stream: bool
     usage: Usage | None
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, near enough to account for it."""
-        return _held_bytes(self.head, self.body, self.timeline)
+    size_bytes: int
+    """What it takes in memory, near enough to account for it."""
 
     def age_s(self, now_s: float) -> int:
         """Whole seconds since it was recorded; never negative, whatever the clock did."""
@@ -122,12 +124,14 @@ class Recording(NamedTuple):
     @property
     def answer(self) -> RecordedAnswer:
         """It without the request."""
-        return RecordedAnswer(self.key, self.recorded_at, self.head, self.body, self.timeline, self.stream, self.usage)
+        key, recorded_at, _, head, body, timeline, _, stream, _, usage = self
+        size_bytes = _held_bytes(head, body, timeline)
+        return RecordedAnswer(key, recorded_at, head, body, timeline, stream, usage, size_bytes)
 
     @property
     def size_bytes(self) -> int:
         """What it takes in memory, near enough to account for it."""
-        return _held_bytes(self.head, self.body, self.timeline) + len(self.request.body) + _REQUEST_BYTES
+        return _held_bytes(self.head, self.body, self.timeline) + self.request.size_bytes
 
 
 def _held_bytes(head: Head, body: bytes, timeline: Timeline) -> int:

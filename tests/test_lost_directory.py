@@ -66,7 +66,7 @@ async def test_a_directory_that_is_removed_is_made_anew(
 
     move_away(directory)
     await log.line(0, STORE_OPENED_ANEW)
-    await until(lambda: not store_of(proxy)._memory._answers)
+    await until(lambda: not store_of(proxy)._memory._used_bytes)
 
     assert [await word(proxy.ask(STREAMED)) for _ in range(2)] == ["MISS", "HIT"]
     await proxy.app.stop()

@@ -248,6 +248,18 @@ async def test_a_recording_replaces_its_forerunner_in_memory(open_store: OpenSto
     assert await store.fetch(key_of("one")) == later.answer
 
 
+async def test_what_was_fetched_from_disk_stays_in_memory(open_store: OpenStore, shelf: Shelf) -> None:
+    """More of it than of what is new: it was asked for."""
+    asked = [recording(f"{number}", [noise(1_500_000)]) for number in range(5)]
+    for one in asked:
+        put(shelf, one)
+    store = await open_store(64 * MIB)
+    for one in asked:
+        assert await store.fetch(one.key) == one.answer
+
+    assert [store.recall(one.key) for one in asked] == [one.answer for one in asked]
+
+
 async def test_those_who_fetch_one_key_share_one_read(held: HeldShelf, open_store: OpenStore) -> None:
     """And one of them that leaves takes nothing away from the others."""
     put(held, one := recording("one"))

@@ -1,4 +1,8 @@
-"""The memory tier: what was recorded and used lately, in so many bytes.
+"""The memory tier: what was recorded or used lately, in so many bytes.
+
+A segmented LRU. What is new is on probation: it has a small part of the room, until it is asked for. From then on it is
+protected, and gives way only to what was used later. So the questions of a batch, each asked once, neither drive out
+the answers that are replayed all day nor fill the memory with what nobody asks for.
 
 The rule: it holds what a replay needs and no more, and is never the only place of a recording that must last.
 """
@@ -7,6 +11,10 @@ from collections import OrderedDict
 
 from proxy.recording import RecordedAnswer
 
+# So much of the limit is for what is on probation, or so many bytes where that is more: the last few thousand answers.
+_PROBATION_PART = 16
+_PROBATION_BYTES = 4 * 1024 * 1024
+
 
 class Memory:
     """Recorded answers up to a limit in bytes (0 keeps none); the one used least recently gives way."""
@@ -14,23 +22,35 @@ class Memory:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
-        self._answers: OrderedDict[str, RecordedAnswer] = OrderedDict()
+        self._probation: OrderedDict[str, RecordedAnswer] = OrderedDict()
+        self._probation_bytes = 0  # of those that are used
+        self._protected: OrderedDict[str, RecordedAnswer] = OrderedDict()
 
     def get(self, key: str) -> RecordedAnswer | None:
-        answer = self._answers.get(key)
+        """The answer under a key, which is protected from now on."""
+        answer = self._protected.get(key)
         if answer is not None:
-            self._answers.move_to_end(key)
+            self._protected.move_to_end(key)
+        elif (answer := self._probation.pop(key, None)) is not None:
+            self._probation_bytes -= answer.size_bytes
+            self._protected[key] = answer
         return answer
 
-    def put(self, answer: RecordedAnswer) -> None:
-        """Take it in, in place of an older one of its key; one that is larger than the limit only removes that."""
-        if (older := self._answers.pop(answer.key, None)) is not None:
-            self._used_bytes -= older.size_bytes
+    def put(self, answer: RecordedAnswer, *, used: bool = False) -> None:
+        """Take it in, in place of an older one of its key; one that is larger than the limit only removes that.
+
+        `used`: it was asked for after it had been recorded.
+        """
+        self._remove(answer.key)
         size_bytes = answer.size_bytes
         if size_bytes > self._limit_bytes:
             return
-        self._answers[answer.key] = answer
         self._used_bytes += size_bytes
+        if used:
+            self._protected[answer.key] = answer
+        else:
+            self._probation[answer.key] = answer
+            self._probation_bytes += size_bytes
         self._make_room()
 
     def resize(self, limit_bytes: int) -> None:
@@ -39,10 +59,27 @@ class Memory:
         self._make_room()
 
     def clear(self) -> None:
-        self._answers.clear()
-        self._used_bytes = 0
+        self._probation.clear()
+        self._protected.clear()
+        self._used_bytes = self._probation_bytes = 0
+
+    def _remove(self, key: str) -> None:
+        if (older := self._probation.pop(key, None)) is not None:
+            self._probation_bytes -= older.size_bytes
+        else:
+            older = self._protected.pop(key, None)
+        if older is not None:
+            self._used_bytes -= older.size_bytes
 
     def _make_room(self) -> None:
+        part = self._limit_bytes // _PROBATION_PART
+        while self._probation_bytes > (max(_PROBATION_BYTES, part)):
+            self._remove_oldest(self._probation)
         while self._used_bytes > self._limit_bytes:
-            _, oldest = self._answers.popitem(last=False)
-            self._used_bytes -= oldest.size_bytes
+            self._remove_oldest(self._probation if self._probation_bytes > part else self._protected)
+
+    def _remove_oldest(self, answers: OrderedDict[str, RecordedAnswer]) -> None:
+        _, oldest = answers.popitem(last=False)
+        self._used_bytes -= oldest.size_bytes
+        if answers is self._probation:
+            self._probation_bytes -= oldest.size_bytes

@@ -103,7 +103,7 @@ class TieredStore:
         self._probing, self._polling = Health("probing", ShelfTrouble), Health("polling", ShelfTrouble)
         self._counting, self._renewing = Health("counting", ShelfTrouble), Health("renewing", ShelfTrouble)
         self._threads = Threads(shelf.close)
-        self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._memory.put, beneath)
+        self._reading = Reading(shelf, self._threads, Health("reading", ShelfTrouble), self._found, beneath)
         self._survey = Survey(shelf.directory, Health("surveying", ShelfTrouble), beneath)
         self._writing = Writing(shelf, self._threads, shared=shared)
         # Kept there until it is written, so that a key is never in neither place, even with no memory tier at all.
@@ -160,13 +160,14 @@ class TieredStore:
         return answer if search is None else await search
 
     def keep(self, recording: Recording) -> bool:
-        size_bytes = recording.size_bytes
+        answer = recording.answer
+        size_bytes = answer.size_bytes + recording.request.size_bytes
         if self._closing.is_set() or not self._writing.has_room_for(size_bytes):
             return False
         # What is being read from disk under this key is not the latest any more, and may not enter the memory tier.
         self._reading.outdate(recording.key)
         self._absence.end(recording.key)
-        self._memory.put(recording.answer)
+        self._memory.put(answer)
         self._writing.put(recording, size_bytes)
         if self._copies is not None:
             self._copies.put(recording)
@@ -199,6 +200,9 @@ class TieredStore:
         await self._survey.close()
         await self._threads.close()
         self._shelf.presence.close()
+
+    def _found(self, answer: RecordedAnswer) -> None:
+        self._memory.put(answer, used=True)
 
     async def _keep_house(self) -> None:
         while not self._closing.is_set():
