@@ -26,10 +26,11 @@ ENDED_BY = 128  # and the number of the signal: how a shell calls the end of a p
 _SWITCH_INTERVAL_S = 0.0005
 
 # When the collector makes a round, while every frame waits. Each miss leaves some 13 new objects, its recording, and
-# hardly any in a cycle. 5,000 new ones are looked through in 1 to 2 ms, and every seventh time what those rounds left,
-# in 4 to 9; with Python's 700 all that took a tenth of the time of a miss. Everything, a tenth of a second where 20,000
-# recordings are in memory, is looked through after 41 of the larger rounds: to fill the memory takes 10 of them.
-_COLLECTED_OBJECTS = (5_000, 5, 40)
+# hardly any in a cycle. Those that wait to be written are seldom more than 12,000, so that there is no round at all
+# where as much goes as comes. Where memory fills, so many are looked through in some 3 ms, and every third time what
+# those rounds left, in 9; with Python's 700 all that took a tenth of the time of a miss. Everything, a tenth of a
+# second where 20,000 recordings are in memory, is looked through after 41 of the larger rounds: to fill it takes 8.
+_COLLECTED_OBJECTS = (12_000, 1, 40)
 
 _MACOS_DESCRIPTORS = 10_240  # macOS calls the limit infinite, and gives no more than this (OPEN_MAX)
 
