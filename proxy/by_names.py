@@ -4,6 +4,7 @@ The rule: it follows from the names alone, and whoever asks can't tell whether i
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from proxy.recording import Headers
@@ -16,9 +17,10 @@ _LONGEST_KNOWN_BYTES = 2048
 
 # Heads that have been asked about lately. Half a dozen things follow from each, and to compare names takes longer than
 # all that is done with them.
-_MOST_RECENT = 64
+_MOST_RECENT = 128
 
 
+_name = itemgetter(0)
 _Names = tuple[tuple[bytes, ...], dict[object, Any]]
 """The names of a head, and what is known of them: by the function that found it out."""
 
@@ -51,7 +53,7 @@ def places_of(*wanted: bytes) -> Callable[[Headers], tuple[tuple[int, ...], ...]
 
 
 def _looked_up(headers: Headers) -> _Names:
-    names = tuple([name for name, _ in headers])
+    names = tuple(map(_name, headers))
     found = _known.get(names)
     if found is None:
         found = (names, {})

@@ -78,7 +78,7 @@ def canonical_body(raw: bytes, ignore: Sequence[Pointer] = (), normalize: Normal
         if normalize:
             normalize(tree)
         # A copy, since it is kept: what orjson gives lies in a buffer of several times its length, which it never cuts.
-        return CanonicalBody(bytes(memoryview(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS))), members)
+        return CanonicalBody(b"%b" % orjson.dumps(tree, option=orjson.OPT_SORT_KEYS), members)
     except (RecursionError, orjson.JSONEncodeError) as error:
         raise Uncacheable("too_deep", "its arrays and objects are nested too deeply") from error
 

@@ -16,7 +16,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from proxy import framing
 from proxy.connection import CLOSES, GOES_ON, ClientConnection
 from proxy.errors import ClientGone
-from proxy.events import RequestLine
+from proxy.events import RequestLine, milliseconds
 from proxy.incoming import Incoming
 from proxy.recording import Head, Headers
 from proxy.request_body import RequestBody
@@ -202,7 +202,7 @@ class Client:
             self._watch_for_a_stall()
 
     def _since_start_ms(self, moment_s: float) -> float:
-        return round((moment_s - self._started_s) * 1000, 3)
+        return milliseconds(moment_s - self._started_s)
 
     def _unsent_bytes(self) -> int:
         transport = self._request.transport

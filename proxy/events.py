@@ -80,7 +80,8 @@ class RequestLine:
     def read_head(self, head: Head) -> None:
         """Take over what the upstream's head says of the request, its cost and its limits."""
         told = limits.told(head)
-        self.upstream_request_id, self.organization, self.openai_processing_ms, self.ratelimit = told
+        self.upstream_request_id, self.organization = told.request_id, told.organization
+        self.openai_processing_ms, self.ratelimit = told.processing_ms, told.limits
 
     def write(self) -> None:
         """Write the line. What is not known of this request is left out; what is always asked after never is."""
@@ -106,7 +107,12 @@ _values = attrgetter(*_FACTS)
 
 def new_id() -> str:
     """An id for one request: new each time, and telling nothing."""
-    return f"{random.getrandbits(64):016x}"
+    return random.getrandbits(64).to_bytes(8).hex()
+
+
+def milliseconds(duration_s: float) -> float:
+    """As they stand in the log, to the microsecond."""
+    return round(duration_s * 1e6) / 1000  # round() to digits goes by way of text
 
 
 class LogStream(Protocol):
@@ -128,7 +134,7 @@ def configure(form: Format, level: Level, stream: LogStream | None = None, worke
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"), _Console(colours=stream.isatty())]
         if human
-        else [_timed, structlog.processors.format_exc_info, _as_json]
+        else [_timed, _excepted, _as_json]
     )
     _log_in_force = structlog.wrap_logger(
         _Lines(stream),
@@ -154,6 +160,11 @@ def _with_facts(_: object, __: str, event: structlog.typing.EventDict) -> struct
 def _timed(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event["time"] = datetime.now(UTC)  # orjson writes it in a sixth of the time that isoformat() takes
     return event
+
+
+def _excepted(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # Asked only where there may be one: to find none takes as long as the rest of the line.
+    return structlog.processors.format_exc_info(logger, name, event) if "exc_info" in event else event
 
 
 class _Numbered:

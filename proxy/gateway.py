@@ -7,7 +7,7 @@ The rule: every request gets one answer and one line in the log, whatever happen
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 
@@ -91,27 +91,27 @@ class Gateway:
         client = Client(request, self._server.read_timeout, self._server.write_timeout)
         line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))
         exchange = _Exchange(request, client, line)
-        with self._traffic.answering():
-            try:
-                await self._answer(exchange)
-            except RepriseError as error:
-                await self._refuse(exchange, error)
-                error.__traceback__ = None  # held by who told of it, it would hold bodies until a collection
-            except UpstreamBroken as broken:
-                _break_off(exchange, "upstream_truncated", str(broken))
-                broken.__traceback__ = None
-            except ClientGone as gone:
-                _let_go(exchange, str(gone))
-                gone.__traceback__ = None
-            except asyncio.CancelledError:
-                self._end_early(exchange)
-                raise
-            except Exception:  # noqa: BLE001 - the one place that catches what nobody foresaw
-                log.exception(events.CRASHED, id=line.id)
-                await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
-            finally:
-                self._traffic.bodies.give_back(client.body.held_bytes)
-                self._finish(exchange)
+        task = self._traffic.enter()
+        try:
+            await self._answer(exchange)
+        except RepriseError as error:
+            await self._refuse(exchange, error)
+            error.__traceback__ = None  # held by who told of it, it would hold bodies until a collection
+        except UpstreamBroken as broken:
+            _break_off(exchange, "upstream_truncated", str(broken))
+            broken.__traceback__ = None
+        except ClientGone as gone:
+            _let_go(exchange, str(gone))
+        except asyncio.CancelledError:
+            self._end_early(exchange)
+            raise
+        except Exception:  # noqa: BLE001 - the one place that catches what nobody foresaw
+            log.exception(events.CRASHED, id=line.id)
+            await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
+        finally:
+            self._traffic.bodies.give_back(client.body.held_bytes)
+            self._traffic.leave(task)
+            self._finish(exchange)
         return client.response
 
     async def _answer(self, exchange: _Exchange) -> None:
@@ -135,7 +135,7 @@ class Gateway:
             exchange.fault, exchange.line.fault = fault, fault.text
             await staging.refuse(fault)
         if not await self._relay(exchange, await self._lookup.find(ask)):
-            await self._relay(exchange, await self._lookup.find(ask._replace(may_join=False)))
+            await self._relay(exchange, await self._lookup.find(replace(ask, may_join=False)))
 
     async def _ask(self, exchange: _Exchange, intake: Intake) -> Ask:
         """What is asked for. On a cached route the body is read to its end, elsewhere it is passed on as it comes."""

@@ -48,7 +48,6 @@ _KEPT_FROM_UPSTREAM = frozenset((b"host", b"expect", b"cache-control"))
 # Ours on the way back. An upstream's own (it may be a Reprise too) would contradict them.
 _MADE_FOR_CLIENT = frozenset((b"x-cache-status", b"x-reprise-id"))
 _NOT_FOR_CLIENT = _HOP_BY_HOP | _MADE_FOR_CLIENT
-_USUAL_CONNECTIONS: tuple[list[bytes], ...] = ([], [b"keep-alive"])  # which take nothing else away
 
 _CORS_PREFIX = b"access-control-"
 
@@ -131,10 +130,20 @@ def all_recorded(headers: Headers) -> bool:
 
 def is_sendable(headers: Headers, reason: bytes = b"") -> bool:
     """Whether no value, nor the reason, can be taken for the end of its line, and no name for another one."""
-    values = b"".join([reason, *[value for _, value in headers]])
-    if b"\r" in values or b"\n" in values or b"\0" in values:  # RFC 9110 section 5.5: lets headers be injected
+    return is_sendable_as(headers, value_lines(headers, reason))
+
+
+def is_sendable_as(headers: Headers, lines: bytes) -> bool:
+    """The same, where the `value_lines` are at hand."""
+    # RFC 9110 section 5.5: what has another line within it lets headers be injected.
+    if b"\r" in lines or b"\0" in lines or lines.count(b"\n") > len(headers) + 1:
         return False
     return _are_tokens(headers)
+
+
+def value_lines(headers: Headers, reason: bytes) -> bytes:
+    """The reason, and each value, with a line feed behind it."""
+    return b"\n".join([reason, *[value for _, value in headers], b""])
 
 
 def media_type(content_type: bytes | None) -> bytes:
@@ -159,8 +168,10 @@ def _travelling(headers: Headers, dropped: frozenset[bytes], prefix: bytes | Non
 
 def _selected(headers: Headers, selection: _Selection) -> Headers:
     kept = compress(headers, selection.kept)
+    if not selection.connections:
+        return tuple(kept)
     connections = [headers[place][1] for place in selection.connections]
-    if connections in _USUAL_CONNECTIONS:
+    if connections == [b"keep-alive"]:  # which takes nothing else away
         return tuple(kept)
     nominated = _nominated(connections)
     return tuple([field for field in kept if field[0].lower() not in nominated])

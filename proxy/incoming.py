@@ -101,7 +101,7 @@ class PlainRequest:
         self.came_s = time.monotonic()
         self.digest: bytes | None = None
         """That of the body, SHA-256."""
-        self.gist: Gist | None = None
+        self.gist: Gist | Question | None = None
         """What is known of its body, if that has been read."""
         self.question: Question | None = None
         """All of it, if it has been read for this request."""

@@ -91,8 +91,8 @@ class FastLane:
                 request.question = self._questions.question(premise, request.body, digest)
             except Uncacheable:
                 return None
-            request.gist = request.question.gist
-        return request.gist and request.gist.key
+            request.gist = request.question
+        return None if request.gist is None else request.gist.key
 
     def replay(self, request: PlainRequest, recording: RecordedAnswer, transport: asyncio.WriteTransport) -> bool:
         """Answer it with that, unless it won't do, or is for the gateway to play."""
@@ -111,7 +111,7 @@ class FastLane:
         line.cache, line.key, line.model, line.stream = "HIT", gist.key, gist.model, gist.stream
         line.status, line.bytes, line.usage = recording.head.status, len(recording.body), recording.usage
         line.frames = 1
-        line.first_byte_ms = line.duration_ms = round((time.monotonic() - request.came_s) * 1000, 3)
+        line.first_byte_ms = line.duration_ms = events.milliseconds(time.monotonic() - request.came_s)
         self._ledger.enter(line, recording.head)
         return True
 

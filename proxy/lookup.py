@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from proxy import policy
 from proxy.admission import Controls
@@ -49,7 +50,8 @@ class Source(Protocol):
         ...
 
 
-class Ask(NamedTuple):
+@dataclass(slots=True)
+class Ask:
     """A request that has been let in."""
 
     outgoing: Outgoing
@@ -63,7 +65,8 @@ class Ask(NamedTuple):
     """Its answer was looked for on disk a moment ago."""
 
 
-class Found(NamedTuple):
+@dataclass(slots=True)
+class Found:
     """Where the answer comes from, and what the client is told of that."""
 
     source: Source

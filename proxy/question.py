@@ -60,7 +60,8 @@ class Gist(NamedTuple):
     choices_expected: int
 
 
-class Question(NamedTuple):
+@dataclass(slots=True)
+class Question:
     """A request whose answer can be recorded."""
 
     key: str

@@ -147,10 +147,10 @@ class AnswerReader:
         length = fields[lengths[-1]][1].rstrip(b" \t") if lengths else None
         codings = self._codings(parser, [fields[place][1] for place in transfers]) if transfers else []
         found = extent.framing(status, codings, length)
-        lines = b"\n".join([value for _, value in fields]) + b"\n"
+        lines = headers.value_lines(fields, self._reason)
         if b" \n" in lines or b"\t\n" in lines:
             fields = tuple([(name, value.rstrip(b" \t")) for name, value in fields])
-        if found is None or not headers.is_sendable(fields, self._reason):
+        if found is None or not headers.is_sendable_as(fields, lines):
             raise NotSendable
         self.framing = found
         self.head = Head(status, self._reason.decode("utf-8", "surrogateescape"), fields)

@@ -5,7 +5,7 @@ The rule: it is looked at once, as a whole, and recorded as it came.
 
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from proxy import headers, sse
 from proxy.question import Question
@@ -19,7 +19,8 @@ _SOON_JUDGED_LINES = 1000
 _FRAME_BYTES = 16
 
 
-class Take(NamedTuple):
+@dataclass(slots=True)
+class Take:
     """An answer as it came, with the moments of its parts on one clock, in seconds."""
 
     sent_s: float

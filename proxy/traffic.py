@@ -43,14 +43,23 @@ class Traffic:
         """Requests that are being answered."""
         return len(self._answering)
 
-    def answering(self) -> "Answering":
-        """Count the request that the calling task answers."""
-        return Answering(self._answering, self._leave)
+    def enter(self) -> asyncio.Task[Any]:
+        """Count the request that the calling task, which is given, answers until it is told to `leave`."""
+        task = asyncio.current_task()
+        assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
+        self._answering.add(task)
+        return task
+
+    def leave(self, under_way: asyncio.Future[Any]) -> None:
+        """It has been answered, or broken off."""
+        self._answering.discard(under_way)
+        if not self._answering:
+            self._idle.set()
 
     def count(self, under_way: asyncio.Future[Any]) -> None:
         """Count a request until that is done, whose callbacks come first."""
         self._answering.add(under_way)
-        under_way.add_done_callback(self._leave)
+        under_way.add_done_callback(self.leave)
 
     async def idle(self) -> None:
         """Wait until no request is being answered."""
@@ -64,27 +73,3 @@ class Traffic:
         for answering in self._answering:
             answering.cancel()
         await self.idle()
-
-    def _leave(self, under_way: asyncio.Future[Any]) -> None:
-        self._answering.discard(under_way)
-        if not self._answering:
-            self._idle.set()
-
-
-class Answering:
-    """One request while it is answered."""
-
-    __slots__ = ("_answering", "_leave", "_task")
-
-    def __init__(self, answering: set[asyncio.Future[Any]], leave: Callable[[asyncio.Future[Any]], None]) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "called outside of a task"  # noqa: S101 - a fault of ours, never of a peer
-        self._task = task
-        self._answering = answering
-        self._leave = leave
-
-    def __enter__(self) -> None:
-        self._answering.add(self._task)
-
-    def __exit__(self, *_: object) -> None:
-        self._leave(self._task)

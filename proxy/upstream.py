@@ -6,9 +6,10 @@ The rule: a request that may have arrived is never sent again (RFC 9110 section 
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiohttp
 from aiohttp import hdrs
@@ -37,7 +38,8 @@ Answer = DirectAnswer | PulledAnswer
 """A response whose head has come."""
 
 
-class Outgoing(NamedTuple):
+@dataclass(slots=True)
+class Outgoing:
     """A request as it goes to the upstream."""
 
     method: str

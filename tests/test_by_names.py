@@ -61,5 +61,5 @@ def test_names_without_end_are_not_kept_without_end() -> None:
         assert places(head(b"x" * 3000 + b"-%d" % number, b"a")) == ((1,),)
 
     assert 0 < len(by_names._known) <= 128
-    assert 0 < len(by_names._recent) <= 64
+    assert 0 < len(by_names._recent) <= 128
     assert max(sum(map(len, names)) for names in by_names._known) <= 2048

@@ -48,7 +48,7 @@ class Summary:
 
     def to_json(self) -> bytes:
         # A copy, since it is kept until it is written: what orjson gives lies in a buffer of several kilobytes.
-        return bytes(memoryview(orjson.dumps(self)))
+        return b"%b" % orjson.dumps(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:

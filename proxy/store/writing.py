@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.recording import Recording
@@ -42,7 +43,8 @@ _ENCODED_HERE_BYTES = 128 * 1024
 _ENCODED_IN_A_ROW_BYTES = 32 * 1024  # some 0.3 ms: then others have their turn
 
 
-class _Kept(NamedTuple):
+@dataclass(slots=True)
+class _Kept:
     recording: Recording
     size_bytes: int
     at_s: float
@@ -137,17 +139,17 @@ class Writing:
             kept = self._fresh.popleft()
             if kept.size_bytes <= _ENCODED_HERE_BYTES:
                 encoded_bytes += kept.size_bytes
-                kept = self._encoded(kept)
+                self._encode(kept)
             self._kept.append(kept)
         if self._fresh:
             self._encode_soon()
         self._write_if_enough()
 
-    def _encoded(self, kept: _Kept) -> _Kept:
+    def _encode(self, kept: _Kept) -> None:
         try:
-            return _Kept(kept.recording, kept.size_bytes, kept.at_s, _row(kept.recording, self._here))
+            kept.row = _row(kept.recording, self._here)
         except Exception:  # noqa: BLE001 - it comes up again in the thread, which tells of it
-            return kept
+            kept.row = None
 
     def _write_if_enough(self) -> None:
         """All that has been encoded, or so much of it as is written at once, where more and more comes."""
@@ -188,7 +190,7 @@ class Writing:
         if self._failed_s - kept[0].at_s > (0 if self._is_ending else _PATIENCE_S):
             return ShelfTrouble("the disk failed before, and there is no time to wait for it")
         try:
-            self._upkeep.put([row or _row(recording, self._in_thread) for recording, _, _, row in kept])
+            self._upkeep.put([each.row or _row(each.recording, self._in_thread) for each in kept])
         except (ShelfTrouble, UnusableDirectory) as trouble:
             self._failed_s = time.monotonic()
             return trouble
@@ -200,10 +202,10 @@ class Writing:
     def _note(self, job: asyncio.Future[_Attempt]) -> None:
         self._job = None
         settled, fault = job.result()
-        for recording, size_bytes, _, _ in settled:
-            self._waiting_bytes -= size_bytes
-            if self.waiting.get(recording.key) is recording:
-                del self.waiting[recording.key]
+        for each in settled:
+            self._waiting_bytes -= each.size_bytes
+            if self.waiting.get(each.recording.key) is each.recording:
+                del self.waiting[each.recording.key]
         if isinstance(fault, UnusableDirectory):
             self.opening.note(fault)
         else:
