@@ -58,6 +58,8 @@ _RECORDED = frozenset((b"content-type", b"x-request-id", b"openai-version", b"op
 _CALLERS_OWN = frozenset((b"set-cookie", b"openai-organization", b"openai-project"))
 _LIMITS_PREFIX = b"x-ratelimit-"
 
+_CR = ord("\r")  # to look for a number is much faster than to look for one byte
+
 # Of what is no token (RFC 9110 section 5.1) the parser lets only white space through, where the reader after us may not
 # see the same field in it: `Content-Length : 5`.
 _ALLOWED_IN_NAME = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
@@ -136,7 +138,7 @@ def is_sendable(headers: Headers, reason: bytes = b"") -> bool:
 def is_sendable_as(headers: Headers, lines: bytes) -> bool:
     """The same, where the `value_lines` are at hand."""
     # RFC 9110 section 5.5: what has another line within it lets headers be injected.
-    if b"\r" in lines or b"\0" in lines or lines.count(b"\n") > len(headers) + 1:
+    if _CR in lines or 0 in lines or lines.count(b"\n") > len(headers) + 1:
         return False
     return _are_tokens(headers)
 

@@ -148,7 +148,8 @@ class AnswerReader:
         codings = self._codings(parser, [fields[place][1] for place in transfers]) if transfers else []
         found = extent.framing(status, codings, length)
         lines = headers.value_lines(fields, self._reason)
-        if b" \n" in lines or b"\t\n" in lines:
+        # Not `in`, which makes an error before it looks for more than a byte, and throws it away.
+        if lines.find(b" \n") >= 0 or lines.find(b"\t\n") >= 0:
             fields = tuple([(name, value.rstrip(b" \t")) for name, value in fields])
         if found is None or not headers.is_sendable_as(fields, lines):
             raise NotSendable

@@ -17,6 +17,7 @@ from proxy.sse import Ending
 _SOON_JUDGED_BYTES = 96 * 1024
 _SOON_JUDGED_LINES = 1000
 _FRAME_BYTES = 16
+_CR = ord("\r")  # to look for a number is much faster than to look for one byte
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ def is_soon_judged(frames: Sequence[bytes], size_bytes: int) -> bool:
     if size_bytes + _FRAME_BYTES * len(frames) > _SOON_JUDGED_BYTES:
         return False
     body = b"".join(frames)  # to count in each of many frames takes ten times as long
-    returns = body.count(b"\r") if b"\r" in body else 0  # there is mostly none, which is seen far sooner than counted
+    returns = body.count(b"\r") if _CR in body else 0  # there is mostly none, which is seen far sooner than counted
     return body.count(b"\n") + returns <= _SOON_JUDGED_LINES
 
 

@@ -26,7 +26,7 @@ Reason = Literal[
 
 
 _BOM = b"\xef\xbb\xbf"
-_LF = ord("\n")  # to look for a number is much faster than to look for one byte
+_CR, _LF = b"\r\n"  # to look for a number is much faster than to look for one byte
 _JSON_BEGINS = (b"{", b"[")
 _ERROR_EVENTS = (b"error", b"response.error", b"response.failed")
 _LAST_EVENTS: dict[str, Check] = {
@@ -183,7 +183,7 @@ def _blocks(body: bytes) -> tuple[list[bytes], bytes]:
     """The lines that stand before each blank line, joined with LF, and what follows the last blank line."""
     # CRLF, LF and CR all end a line, mixed as they like; nothing else does, so that str.splitlines() is no help.
     text = body.removeprefix(_BOM)
-    if b"\r" in text:
+    if _CR in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Where every other line is blank, as where each event is one line, this takes half the time of what follows.
     lines = text.split(b"\n")

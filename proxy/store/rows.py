@@ -97,7 +97,8 @@ def put(connection: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     for start in range(0, len(all_rows), _ROWS_A_STATEMENT):
         some = all_rows[start : start + _ROWS_A_STATEMENT]
         insert = f"{_INSERT} {','.join([_INSERTED] * len(some))}"
-        values = tuple(chain.from_iterable([(*row, now_s, now_s) for row in some]))
+        shown = [(key, _unadapted(entry), _unadapted(summary), now_s, now_s) for key, entry, summary in some]
+        values = tuple(chain.from_iterable(shown))
         if connection.execute(f"{insert} {_UNLESS_THERE}", values).rowcount < len(some):
             # A row that is written over would keep its place in the order of storing.
             connection.execute(f"{_REMOVE} ({','.join('?' * len(some))})", [key for key, _, _ in some])
@@ -156,6 +157,15 @@ def _pages(connection: sqlite3.Connection, select: str, last: int = 0) -> Iterat
     while rows := connection.execute(select, (last, _PAGE_ROWS)).fetchall():
         last = rows[-1][0]
         yield from (row[1:] for row in rows)
+
+
+def _unadapted(value: bytes) -> bytes | bytearray:
+    """The same value, as `sqlite3` takes it at once.
+
+    All but int, float, str and bytearray is offered to adapters, of which bytes have none; with two values a row, that
+    takes a tenth of the time in which one is written.
+    """
+    return bytearray(value) if len(value) <= SHORT_BYTES else value
 
 
 def _of_bytes(row: Row) -> Row:
