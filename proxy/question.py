@@ -145,12 +145,9 @@ class Questions:
     def __init__(self, ignore: Sequence[Pointer], normalize: Normalize | None = None) -> None:
         self._ignore = ignore
         self._normalize = normalize
-        self._gists: dict[tuple[bytes, bytes], Gist] = {}
-
-    @property
-    def take_long(self) -> bool:
+        self.take_long = normalize is not None
         """Whether even a short body may, since there are rules to apply to it."""
-        return self._normalize is not None
+        self._gists: dict[tuple[bytes, bytes], Gist] = {}
 
     def question(self, premise: Premise, body: bytes, digest: bytes | None = None) -> Question:
         """Read the body of a request, whose SHA-256 `digest` may be known. May be called in a thread.

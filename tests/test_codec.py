@@ -19,6 +19,7 @@ from proxy.recording import Head, Recording
 from proxy.store import codec, metadata
 from proxy.store import summary as summary_module
 from proxy.store.codec import LARGEST_BYTES, Damaged, Decoder, Summary, UnknownVersion, decode, encode, summary
+from proxy.store.summary import summary_json
 from tests.recordings import chat, key_of, recording, recordings, timeline
 
 if sys.version_info >= (3, 14):
@@ -473,6 +474,7 @@ def test_a_summary_of_anything_can_be_written_read_and_shown(one: Recording) -> 
     """It survives its JSON, and no text in it can steer a terminal or break a line."""
     first = summary(one)
 
+    assert summary_json(one) == first.to_json()
     assert Summary.from_json(first.to_json()) == first
     assert all(text.isprintable() for text in (first.path, first.model or "", first.namespace, first.prompt))
 

@@ -18,12 +18,12 @@ from proxy.commands.options import Mistake, settings_in_force
 from proxy.config import CacheSettings
 from proxy.recording import Recording
 from proxy.sse import read_json
-from proxy.store.codec import decode, encode, summary
+from proxy.store.codec import decode, encode
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory, holds_store
 from proxy.store.disk import Shelf
 from proxy.store.shelved import Shelved
-from proxy.store.summary import Summary
+from proxy.store.summary import Summary, summary_json
 
 _FETCHED_AT_ONCE = 500
 
@@ -106,7 +106,7 @@ class Recordings:
     def put(self, recording: Recording) -> None:
         """Store a recording, in place of one of its key; only where a store was to be made."""
         if self._shelf:
-            self._shelf.put(recording.key, encode(recording), summary(recording).to_json())
+            self._shelf.put(recording.key, encode(recording), summary_json(recording))
 
     def remove(self, key: str) -> None:
         if self._shelf:

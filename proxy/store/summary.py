@@ -47,8 +47,7 @@ class Summary:
     """The beginning of what was asked, to recognise it by; empty where nothing can be shown."""
 
     def to_json(self) -> bytes:
-        # A copy, since it is kept until it is written: what orjson gives lies in a buffer of several kilobytes.
-        return b"%b" % orjson.dumps(self)
+        return _json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -75,25 +74,40 @@ def _checked(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - a fi
 
 def summary(recording: Recording) -> Summary:
     """Sum up a recording."""
+    return Summary(**_facts(recording))
+
+
+def summary_json(recording: Recording) -> bytes:
+    """The `to_json` of its summary, in half the time."""
+    return _json(_facts(recording))
+
+
+def _json(facts: object) -> bytes:
+    # A copy, since it is kept until it is written: what orjson gives lies in a buffer of several kilobytes.
+    return b"%b" % orjson.dumps(facts)
+
+
+def _facts(recording: Recording) -> dict[str, Any]:
+    """In the order of the fields of a `Summary`."""
     request, usage = recording.request, recording.usage
     method, path, namespace, model = _names(request.method, request.path, request.namespace, recording.model or "")
-    return Summary(
-        key=recording.key,
-        recorded_at=float(recording.recorded_at),
-        method=method,
-        path=path,
-        model=None if recording.model is None else model,
-        stream=recording.stream,
-        status=recording.head.status,
-        body_bytes=len(recording.body),
-        frames=len(recording.timeline.lengths),
-        duration_s=recording.timeline.duration_us / 1e6,
-        input_tokens=usage and usage.input_tokens,
-        output_tokens=usage and usage.output_tokens,
-        namespace=namespace,
-        sample=request.sample,
-        prompt=prompt_of(request.body),
-    )
+    return {
+        "key": recording.key,
+        "recorded_at": float(recording.recorded_at),
+        "method": method,
+        "path": path,
+        "model": None if recording.model is None else model,
+        "stream": recording.stream,
+        "status": recording.head.status,
+        "body_bytes": len(recording.body),
+        "frames": len(recording.timeline.lengths),
+        "duration_s": recording.timeline.duration_us / 1e6,
+        "input_tokens": usage and usage.input_tokens,
+        "output_tokens": usage and usage.output_tokens,
+        "namespace": namespace,
+        "sample": request.sample,
+        "prompt": prompt_of(request.body),
+    }
 
 
 def prompt_of(body: bytes) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.recording import Recording
-from proxy.store.codec import LARGEST_BYTES, Encoder, summary
+from proxy.store.codec import LARGEST_BYTES, Encoder
 from proxy.store.database import ShelfTrouble
 from proxy.store.directory import UnusableDirectory
 from proxy.store.disk import Shelf
 from proxy.store.health import Health
 from proxy.store.rows import Row
+from proxy.store.summary import summary_json
 from proxy.store.threads import Threads
 from proxy.store.upkeep import Upkeep
 
@@ -217,4 +218,4 @@ class Writing:
 
 
 def _row(recording: Recording, encoder: Encoder) -> Row:
-    return recording.key, encoder.encode(recording), summary(recording).to_json()
+    return recording.key, encoder.encode(recording), summary_json(recording)
