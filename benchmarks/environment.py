@@ -46,7 +46,8 @@ def preamble(facts: dict[str, Any], scale: Scale, notes: Sequence[str]) -> Itera
     if facts["load_average_before"] > _QUIET_LOAD:
         yield f"THE MACHINE IS NOT QUIET (load average {facts['load_average_before']:.1f}): trust no figure."
     yield from notes
-    yield f"Median (lowest-highest) of {scale.rounds} rounds; every byte of every answer was compared."
+    more = f", {scale.rounds * scale.repeats} of misses, filled stores and workers" if scale.repeats > 1 else ""
+    yield f"Median (lowest-highest) of {scale.rounds} rounds{more}; every byte of every answer was compared."
     yield "* the load generator could do no more; the subject might.  ! the subject could do no more: frames queued."
     yield ""
 

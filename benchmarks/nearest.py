@@ -39,7 +39,7 @@ _IN_MEMORY = 100  # recordings that are asked for again and again
 _STRIDE = 7_919  # a prime: all of the store is missed by a word, and never in its own order
 _WORD, _OTHER_WORD = b" frames", b" pieces"
 _PATIENCE_S = 60.0
-_TURNS = 2  # with each proxy that is started; one where it is to be quick
+_TURNS = 4  # with each proxy that is started; one where it is to be quick
 # As nice as the process that searches; the line says that it begins.
 _COUNT = "import os\nos.nice(10)\nprint(flush=True)\nwhile True: pass"
 
@@ -48,7 +48,7 @@ _Beside = Callable[[], AbstractContextManager[Sequence[float]]]
 
 
 def measure(stage: Stage, scale: Scale) -> Iterator[Measurement]:
-    """Measure, and say on standard error how far it has come; some ten seconds, or 75 in full.
+    """Measure, and say on standard error how far it has come; some ten seconds, or 140 in full.
 
     Raises:
         BytesWrong: a hit was not right, a miss named another recording, or the upstream was asked.

@@ -37,7 +37,7 @@ class Rounds:
                 yield from self._measure(scenario, subjects)
 
     def _measure(self, scenario: Scenario, subjects: list[Subject]) -> Iterator[Measurement]:
-        for number in range(1 if scenario.once else self._rounds):
+        for number in range(1 if scenario.once else self._rounds * scenario.repeats):
             turn = number % len(subjects)
             for subject in subjects[turn:] + subjects[:turn]:
                 if subject in self._subjects and (number == 0 or not subject.slow):

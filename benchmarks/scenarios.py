@@ -37,6 +37,8 @@ class Scale:
     """How much of everything."""
 
     rounds: int
+    repeats: int
+    """Of what scatters by a tenth from one second to the next, in each round."""
     milliseconds: int
     """Each scenario that asks one question after the other, a round."""
     streams_at_once: Sequence[int]
@@ -60,6 +62,7 @@ class Scale:
 
 QUICK = Scale(
     rounds=3,
+    repeats=1,
     milliseconds=200,
     streams_at_once=(60, 500),
     streams_each=1,
@@ -73,6 +76,7 @@ QUICK = Scale(
 )
 FULL = Scale(
     rounds=5,
+    repeats=3,
     milliseconds=1_000,
     streams_at_once=(20, 60, 500),
     streams_each=2,
@@ -88,7 +92,7 @@ FULL = Scale(
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Something that is done to each subject once a round."""
+    """Something that is done to each subject once a round, or a few times."""
 
     name: str
     group: str
@@ -102,6 +106,8 @@ class Scenario:
     """Those that are slow take part, too."""
     once: bool = False
     """One round is enough."""
+    repeats: int = 1
+    """How often it is done in a round."""
 
 
 def scenarios(scale: Scale) -> Iterator[Scenario]:
@@ -131,13 +137,14 @@ def beside_name(scale: Scale, at_once: int) -> str:
 def _of_workers(scale: Scale) -> Scenario:
     question = Question(doing.RECORDED_FROM)
     hits, prepare = partial(doing.worker_hits, scale.milliseconds, question), partial(doing.record, question)
-    return Scenario("plain hits, 64 at once, on all cores", "workers", "workers", hits, prepare)
+    return Scenario("plain hits, 64 at once, on all cores", "workers", "workers", hits, prepare, repeats=scale.repeats)
 
 
 def _misses(scale: Scale) -> Iterator[Scenario]:
     for at_once in (1, 32):
         measure, warm = partial(doing.misses, at_once, scale.milliseconds, 0), partial(doing.misses, at_once, 100, 0)
-        yield Scenario(f"plain misses, {at_once} at once", "misses", "miss", measure, warm, light=True)
+        name = f"plain misses, {at_once} at once"
+        yield Scenario(name, "misses", "miss", measure, warm, light=True, repeats=scale.repeats)
 
 
 def _streams(scale: Scale) -> Iterator[Scenario]:
@@ -178,4 +185,4 @@ def _bodies(scale: Scale) -> Iterator[Scenario]:
 
 def _filled(scale: Scale) -> Iterator[Scenario]:
     hits = partial(doing.filled_hits, scale.milliseconds)
-    yield Scenario("plain hits among many, 1 at once", "filled", "filled", hits, doing.warm)
+    yield Scenario("plain hits among many, 1 at once", "filled", "filled", hits, doing.warm, repeats=scale.repeats)
