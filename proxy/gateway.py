@@ -88,9 +88,8 @@ class Gateway:
 
     async def serve(self, request: Incoming) -> web.StreamResponse:
         """Answer one request. Raises nothing but the cancellation that a client's leaving is."""
-        client = Client(request, self._server.read_timeout, self._server.write_timeout)
         line = RequestLine(events.new_id(), request.method, admission.loggable(request.raw_path))
-        exchange = _Exchange(request, client, line)
+        exchange = _Exchange(request, Client(request, self._server.read_timeout, self._server.write_timeout), line)
         task = self._traffic.enter()
         try:
             await self._answer(exchange)
@@ -102,6 +101,7 @@ class Gateway:
             broken.__traceback__ = None
         except ClientGone as gone:
             _let_go(exchange, str(gone))
+            gone.__traceback__ = None
         except asyncio.CancelledError:
             self._end_early(exchange)
             raise
@@ -109,10 +109,10 @@ class Gateway:
             log.exception(events.CRASHED, id=line.id)
             await self._refuse(exchange, InternalError("The proxy failed. Its log tells how, under this id."))
         finally:
-            self._traffic.bodies.give_back(client.body.held_bytes)
+            self._traffic.bodies.give_back(exchange.client.body.held_bytes)
             self._traffic.leave(task)
             self._finish(exchange)
-        return client.response
+        return exchange.client.response
 
     async def _answer(self, exchange: _Exchange) -> None:
         request = exchange.request

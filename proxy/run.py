@@ -30,7 +30,8 @@ _SWITCH_INTERVAL_S = 0.0005
 # where as much goes as comes. Where memory fills, so many are looked through in some 3 ms, and every third time what
 # those rounds left, in 9; with Python's 700 all that took a tenth of the time of a miss. Everything, a tenth of a
 # second where 20,000 recordings are in memory, is looked through after 41 of the larger rounds: to fill it takes 8.
-_COLLECTED_OBJECTS = (12_000, 1, 40)
+# Python 3.14 has no such generations: there the second number is how slowly it goes through what is old.
+_COLLECTED_OBJECTS = (12_000, 1 if sys.version_info < (3, 14) else 5, 40)
 
 _MACOS_DESCRIPTORS = 10_240  # macOS calls the limit infinite, and gives no more than this (OPEN_MAX)
 

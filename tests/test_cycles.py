@@ -9,6 +9,8 @@ from http import HTTPStatus
 
 import pytest
 
+from proxy.client import Client
+from proxy.errors import ClientGone
 from proxy.run import _COLLECTED_OBJECTS
 from tests.by_hand import served
 from tests.conftest import StartProxy
@@ -107,6 +109,30 @@ async def test_a_client_that_leaves_within_a_stream_leaves_nothing_to_the_collec
     await barrier.reached.wait()
     await response.leave()
     barrier.release()
+
+    assert await left_by(proxy) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_client_whose_leaving_shows_at_a_write_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """As one that has closed its side while some of its answer is still to be sent: nobody is cancelled."""
+    proxy = await start_proxy(cache__linger="0")
+    barrier, refused = Barrier(), []
+    upstream.will_send(sse_head(), chunk(HELLO), barrier, chunk(HELLO))
+
+    def refuse(_: Client, data: bytes) -> None:
+        refused.append(data)
+        raise ClientGone("the connection is closed")
+
+    response = await proxy.ask(STREAMED)
+    await take(response, HELLO)
+    await barrier.reached.wait()
+    monkeypatch.setattr(Client, "_write", refuse)
+    barrier.release()
+    await until(lambda: len(refused) > 0)
+    await response.leave()
 
     assert await left_by(proxy) == []
 

@@ -64,6 +64,30 @@ def test_what_is_new_finds_room_where_all_is_in_use() -> None:
     assert held(memory, range(64)) == list(range(4, 64))
 
 
+def test_a_large_answer_drives_out_none_of_those_that_are_new() -> None:
+    """There is no room for it before it is asked for again."""
+    memory = Memory(LIMIT_BYTES)
+    for number in range(4):
+        memory.put(answer(number))
+
+    memory.put(answer("large", 5 * MIB))
+    assert held(memory, ["large", *range(4)]) == [*range(4)]
+    memory.put(answer("large", 5 * MIB), used=True)
+    assert held(memory, ["large", *range(4)]) == ["large", *range(4)]
+
+
+def test_what_is_replayed_stays_when_it_is_recorded_anew() -> None:
+    memory = Memory(LIMIT_BYTES)
+    memory.put(answer("one"))
+    assert held(memory, ["one"])
+
+    memory.put(later := answer("one", 2000))
+    for number in range(100):
+        memory.put(answer(number))
+
+    assert memory.get(later.key) is later
+
+
 @pytest.mark.parametrize("limit_bytes", [2 * MIB, 1024 * MIB])
 def test_a_part_of_a_large_limit_is_for_what_is_new_and_all_of_a_small_one(limit_bytes: int) -> None:
     memory = Memory(limit_bytes)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from proxy.recording import RecordedAnswer
 
-# So much of the limit is for what is on probation, or so many bytes where that is more: the last few thousand answers.
+# So much of the limit is for what is on probation, and while there is room so many bytes: some thousands of answers.
 _PROBATION_PART = 16
 _PROBATION_BYTES = 4 * 1024 * 1024
 
@@ -21,6 +21,7 @@ class Memory:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._most_on_probation = _most_on_probation(limit_bytes)
         self._used_bytes = 0
         self._probation: OrderedDict[str, RecordedAnswer] = OrderedDict()
         self._probation_bytes = 0  # of those that are used
@@ -37,13 +38,14 @@ class Memory:
         return answer
 
     def put(self, answer: RecordedAnswer, *, used: bool = False) -> None:
-        """Take it in, in place of an older one of its key; one that is larger than the limit only removes that.
+        """Take it in, in place of an older one of its key; one for which there is never room only removes that.
 
-        `used`: it was asked for after it had been recorded.
+        `used`: it was asked for after it had been recorded. So was what takes the place of one that was.
         """
+        used = used or answer.key in self._protected
         self._remove(answer.key)
         size_bytes = answer.size_bytes
-        if size_bytes > self._limit_bytes:
+        if size_bytes > (self._limit_bytes if used else min(self._limit_bytes, self._most_on_probation)):
             return
         self._used_bytes += size_bytes
         if used:
@@ -56,6 +58,7 @@ class Memory:
     def resize(self, limit_bytes: int) -> None:
         """What is beyond the new limit is let go at once."""
         self._limit_bytes = limit_bytes
+        self._most_on_probation = _most_on_probation(limit_bytes)
         self._make_room()
 
     def clear(self) -> None:
@@ -72,14 +75,18 @@ class Memory:
             self._used_bytes -= older.size_bytes
 
     def _make_room(self) -> None:
-        part = self._limit_bytes // _PROBATION_PART
-        while self._probation_bytes > (max(_PROBATION_BYTES, part)):
+        while self._probation_bytes > self._most_on_probation:
             self._remove_oldest(self._probation)
         while self._used_bytes > self._limit_bytes:
-            self._remove_oldest(self._probation if self._probation_bytes > part else self._protected)
+            is_too_much = self._probation_bytes > self._limit_bytes // _PROBATION_PART
+            self._remove_oldest(self._probation if is_too_much else self._protected)
 
     def _remove_oldest(self, answers: OrderedDict[str, RecordedAnswer]) -> None:
         _, oldest = answers.popitem(last=False)
         self._used_bytes -= oldest.size_bytes
         if answers is self._probation:
             self._probation_bytes -= oldest.size_bytes
+
+
+def _most_on_probation(limit_bytes: int) -> int:
+    return max(limit_bytes // _PROBATION_PART, _PROBATION_BYTES)

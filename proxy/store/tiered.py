@@ -126,7 +126,8 @@ class TieredStore:
     ) -> Self:
         """Open the store in a directory; for the rest see the constructor.
 
-        An answer larger than `memory_limit_bytes` is not kept in memory; 0 means that none is.
+        An answer larger than `memory_limit_bytes` is not kept in memory, and a large one not before it is asked for
+        again; 0 means that none is.
 
         Raises:
             UnusableDirectory: there can be no store in that directory.
