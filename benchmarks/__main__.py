@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description="What the proxy costs.")
     parser.add_argument("--quick", action="store_true", help="two to three minutes in place of thirty, and less exact")
     parser.add_argument("--json", type=_new_file, metavar="FILE", help="write every figure there, too")
-    parser.add_argument("--rounds", type=_rounds, metavar="N", help="how often everything is measured")
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help="how often everything is measured at least")
     parser.add_argument("--only", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument(
         "--litellm", type=_program, metavar="FILE", default=shutil.which("litellm"), help="if it is not on the PATH"
