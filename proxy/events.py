@@ -163,7 +163,7 @@ def _timed(_: object, __: str, event: structlog.typing.EventDict) -> structlog.t
 
 
 def _excepted(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    # Asked only where there may be one: to find none takes as long as the rest of the line.
+    # Asked only where there may be one, since nearly all lines have none.
     return structlog.processors.format_exc_info(logger, name, event) if "exc_info" in event else event
 
 

@@ -24,7 +24,7 @@ class Memory:
         self._most_on_probation = _most_on_probation(limit_bytes)
         self._used_bytes = 0
         self._probation: OrderedDict[str, RecordedAnswer] = OrderedDict()
-        self._probation_bytes = 0  # of those that are used
+        self._probation_bytes = 0  # of `_used_bytes`
         self._protected: OrderedDict[str, RecordedAnswer] = OrderedDict()
 
     def get(self, key: str) -> RecordedAnswer | None:
