@@ -76,8 +76,8 @@ def _limits(fields: Headers, told: Iterable[tuple[int, str]]) -> dict[str, float
         value = fields[place][1]
         if fact.startswith("reset_") and len(value) <= _LONGEST_TIME and (seconds := _seconds(value)) is not None:
             limits[fact + "_s"] = seconds
-        elif value.isdigit() and len(value) <= _MOST_DIGITS:  # as _whole_number() sees it, which takes longer to call
-            limits[fact] = int(value)
+        elif (number := _whole_number(value)) is not None:
+            limits[fact] = number
     return limits
 
 

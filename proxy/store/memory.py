@@ -20,12 +20,11 @@ class Memory:
     """Recorded answers up to a limit in bytes (0 keeps none); the one used least recently gives way."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._most_on_probation = _most_on_probation(limit_bytes)
         self._used_bytes = 0
         self._probation: OrderedDict[str, RecordedAnswer] = OrderedDict()
         self._probation_bytes = 0  # of `_used_bytes`
         self._protected: OrderedDict[str, RecordedAnswer] = OrderedDict()
+        self.resize(limit_bytes)
 
     def get(self, key: str) -> RecordedAnswer | None:
         """The answer under a key, which is protected from now on."""
@@ -58,7 +57,7 @@ class Memory:
     def resize(self, limit_bytes: int) -> None:
         """What is beyond the new limit is let go at once."""
         self._limit_bytes = limit_bytes
-        self._most_on_probation = _most_on_probation(limit_bytes)
+        self._most_on_probation = max(limit_bytes // _PROBATION_PART, _PROBATION_BYTES)
         self._make_room()
 
     def clear(self) -> None:
@@ -86,7 +85,3 @@ class Memory:
         self._used_bytes -= oldest.size_bytes
         if answers is self._probation:
             self._probation_bytes -= oldest.size_bytes
-
-
-def _most_on_probation(limit_bytes: int) -> int:
-    return max(limit_bytes // _PROBATION_PART, _PROBATION_BYTES)
